@@ -11,15 +11,17 @@ from flowllm.app.planning import ShowPrompts
 from flowllm.cli.database import reading
 from flowllm.cli.inputs import GivenInputs, input_options, plan_options
 from flowllm.cli.options import Location, json_option, location_options
-from flowllm.cli.output import heading, print_json, results
+from flowllm.cli.output import heading, page_width, print_json, results
 from flowllm.cli.plan_table import print_forecast
 from flowllm.core.types import Json
 from flowllm.explain.estimate import Estimate
 from flowllm.explain.forecast import Forecast
 from flowllm.explain.rendered import ShownPrompt
 from flowllm.reporting.screen import Screen
+from flowllm.reporting.tables import wrapped
 from flowllm.reporting.text import readable, visible
 from flowllm.runtime.options import RunOptions
+from flowllm.views.node import Sent
 
 _SHOWN = 3
 """Prompts of --show without --limit."""
@@ -132,21 +134,26 @@ def _print_prompt(screen: Screen, one: ShownPrompt) -> None:
     if one.body is None:
         screen.line((f"not known yet: it waits for {', '.join(one.waits)}", "dim"))
         return
-    body: Mapping[str, Json] = one.body if isinstance(one.body, Mapping) else {}
-    messages = body.get("messages") or body.get("input")
-    if not isinstance(messages, list) or not all(isinstance(one, Mapping) for one in messages):
-        screen.line(readable(one.body))
+    messages, settings, _ = Sent.of({"body": one.body})
+    if not messages:
+        _print_text(screen, readable(one.body))
         return
-    rest = {
-        name: body[name]
-        for name in sorted(body.keys() - {"messages", "input"}, key=lambda name: (name != "model", name))
-    }
-    screen.line((visible(", ".join(f"{name}: {_short(value)}" for name, value in rest.items())), "dim"))
-    for message in messages:
-        screen.line((f"[{visible(str(message.get('role', '')))}]", "cyan"))
-        screen.line(readable(message.get("content", message)).rstrip("\n"))
+    names = sorted(settings, key=lambda name: (name != "model", name))
+    _print_text(screen, visible(", ".join(f"{name}: {_short(settings[name])}" for name in names)), "dim")
+    for role, content in messages:
+        screen.line((f"[{visible(role)}]", "cyan"))
+        _print_text(screen, readable(content).rstrip("\n"))
+
+
+def _print_text(screen: Screen, text: str, style: str = "") -> None:
+    """Within the terminal."""
+    for line in wrapped(text, page_width()):
+        screen.line((line, style) if style else line)
 
 
 def _short(value: Json) -> str:
+    """A setting in a few words: of what has a type, that."""
+    if isinstance(value, Mapping) and "type" in value:
+        return str(value["type"])
     text = value if isinstance(value, str) else readable(value)
     return textwrap.shorten(" ".join(text.split()), 60, placeholder=" …")

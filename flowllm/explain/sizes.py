@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, TypeAlias
 
@@ -30,7 +29,6 @@ _COMPLAINT: Final = 2500
 """Tokens in which a model is told what is wrong with its answer, at most."""
 _AROUND, _END = 4, 3
 """Tokens around each message, and behind the last, as OpenAI counts them (its cookbook, "How to count tokens")."""
-_WORD: Final = re.compile(r"\S+")
 _OPEN: Final = Span(high=None)
 """Nothing as long as all goes well."""
 
@@ -117,7 +115,7 @@ def _calibrated(expected: float | None, past: PastCalls, *, known: float | None)
 
 def _fewest_tokens(text: str) -> float:
     """No tokeniser makes fewer: long runs of spaces or signs are one token to some, words are at least one each."""
-    return sum(min(1.0, (_bytes(word) + 1) / MOST_BYTES) for word in _WORD.findall(text))
+    return sum(min(MOST_BYTES, len(word) + 1) for word in text.split()) / MOST_BYTES
 
 
 def _bytes(text: str) -> int:
