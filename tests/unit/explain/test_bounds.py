@@ -43,8 +43,9 @@ SCHEMAS: tuple[dict[str, Any], ...] = (
 class Author:
     """Draws workflows of all that asks models."""
 
-    def __init__(self, draw: random.Random) -> None:
+    def __init__(self, draw: random.Random, depth: int = 0) -> None:
         self.draw = draw
+        self.depth = depth
         self.shapes: dict[str, Any] = {}
         """What earlier steps give: "text", a schema, or a list of either."""
 
@@ -58,6 +59,9 @@ class Author:
         return self.draw.random() < share
 
     def step(self, name: str) -> dict[str, Any]:
+        if self.depth < 1 and self.chance(0.2):
+            self.shapes[name] = "graph"
+            return self.graph()
         step, shape = self.embed() if self.chance(0.15) else self.prompt()
         if self.chance(0.4):
             lists = [one for one, known in self.shapes.items() if isinstance(known, list)]
@@ -77,6 +81,15 @@ class Author:
         elif not step.get("on_error"):
             self.shapes[name] = shape
         return step
+
+    def graph(self) -> dict[str, Any]:
+        """A graph within, once for each of some texts."""
+        inner = Author(self.draw, self.depth + 1)
+        inner.shapes["inputs.x"] = "text"
+        steps = {f"t{n}": inner.step(f"t{n}") for n in range(self.draw.randint(1, 3))}
+        graph = {"inputs": {"x": {"type": "string"}}, "steps": steps, "outputs": {"n": "{{ t0 | string | length }}"}}
+        x = f"{{{{ item }}}} {self.references()}"
+        return {"foreach": self.draw.sample(TEXTS, self.draw.randint(1, 4)), "with": {"x": x}, "workflow": graph}
 
     def prompt(self) -> tuple[dict[str, Any], Any]:
         step: dict[str, Any] = {"prompt": f"Say {self.draw.choice(TEXTS)} {self.references()}", "timeout": "7d"}
@@ -105,7 +118,7 @@ class Author:
         return {"embed": given, "model": "e", "batch": {"size": self.draw.choice([1, 2, 100])}}, "vectors"
 
     def references(self) -> str:
-        known = [name for name, shape in self.shapes.items() if shape not in ("vectors", ["vectors"])]
+        known = [name for name, shape in self.shapes.items() if shape not in ("vectors", ["vectors"], "graph")]
         found = []
         for name in self.draw.sample(known, self.draw.randint(0, min(2, len(known)))):
             if isinstance(self.shapes[name], list):
@@ -190,7 +203,7 @@ def _texts(request: ChatRequest) -> list[str]:
     return texts + ([] if request.output is None else [json.dumps(request.output.schema)])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(0, 1_000_000), st.sampled_from([0.0, 0.1, 0.5]))
 def test_the_range_holds_what_a_run_takes(seed: int, fails: float) -> None:
     draw = random.Random(seed)
