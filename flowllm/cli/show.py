@@ -30,7 +30,7 @@ from flowllm.reporting.tables import wrapped
 from flowllm.reporting.text import clock_time, json_text, one_line, resume_options, visible
 from flowllm.storage.base import NodeRecord, RunRecord
 from flowllm.views.nodes import MOST_ITEMS
-from flowllm.views.runs import worked_s
+from flowllm.views.runs import seen_at, worked_s
 
 _ERRORS = 5
 """Errors of steps that are shown in full."""
@@ -50,23 +50,24 @@ def show(*, run: str, step: str | None, as_json: bool, full: bool, no_pager: boo
     """
     outputs = (None if full else MOST_ITEMS) if as_json else 0
 
-    async def work(app: FlowLLM) -> tuple[Record, Accept | None, float | None]:
+    async def work(app: FlowLLM) -> tuple[Record, Accept | None, tuple[float, float]]:
         store, found = app.store, await find_run(app.store, run)
+        at = await seen_at(store, found, now=time.time())
+        times = at, worked_s(found, now=at)
         found = replace(found, stats=figures_of(found))
         if step is None:
-            gone = None if found.going or found.finished_at is not None else await store.last_sign(found.run_id)
-            return await read_run(store, found, outputs, requests=as_json), None, gone
+            return await read_run(store, found, outputs, requests=as_json), None, times
         record = await read_node(store, found, step, outputs, as_json=as_json)
         wanted = record.node is not None and not as_json and record.node.counts is not None
-        return record, _accept(app, found, step) if wanted else None, None
+        return record, _accept(app, found, step) if wanted else None, times
 
-    record, accept, gone = reading(location, work)
+    record, accept, times = reading(location, work)
     if as_json:
         print_json(record.as_dict())
         return
     with paged(wanted=not no_pager):
         if record.node is None:
-            _print_run(record, location, gone)
+            _print_run(record, location, *times)
         else:
             print_step(record, record.node, accept)
             step = f" --step {shlex.quote(step_path(record.node.node_id))}"
@@ -89,11 +90,11 @@ def _print_failed_items(nodes: Sequence[NodeRecord], failed: str) -> None:
         screen.line("the failed items: ", (failed, "bold"))
 
 
-def _print_run(record: Record, location: Location, gone: float | None) -> None:
-    """`gone`: when a run whose process is gone gave its last sign of life."""
+def _print_run(record: Record, location: Location, at: float, took_s: float) -> None:
+    """`at`: now, or when a run whose process is gone gave its last sign of life."""
     run, screen = record.run, results(wraps=True)
     screen.line("run ", (run.run_id, "bold"), f": {visible(run.workflow)}, ", status_part(run.status))
-    _print_run_facts(screen, run, gone)
+    _print_run_facts(screen, run, at, took_s)
     _print_figures(screen, record)
     if record.nodes:
         screen.line()
@@ -131,11 +132,11 @@ def _print_figures(screen: Screen, record: Record) -> None:
             screen.line(*line)
 
 
-def _print_run_facts(screen: Screen, run: RunRecord, gone: float | None) -> None:
+def _print_run_facts(screen: Screen, run: RunRecord, at: float, took_s: float) -> None:
     print_field(screen, "file", run.path)
-    print_times(screen, run.started_at, run.finished_at, worked_s(run, now=gone or time.time()))
-    if gone is not None:
-        print_field(screen, "last sign", clock_time(gone, zone=True))
+    print_times(screen, run.started_at, run.finished_at, took_s)
+    if run.finished_at is None and not run.going:
+        print_field(screen, "last sign", clock_time(at, zone=True))
     if run.going and run.owner is not None:
         print_field(screen, "owner", f"process {run.owner.pid} on {run.owner.host}")
     print_field(screen, "provider", run.provider)

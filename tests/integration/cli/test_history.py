@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 
 from flowllm.cli.files import starter_files
 from flowllm.cli.main import cli
+from flowllm.reporting.text import duration
 
 FAILING = """\
 name: failing
@@ -143,7 +144,10 @@ def test_a_failed_run_is_reported_shown_drawn_and_resumed() -> None:
     assert "since it was last resumed" not in shown
 
     resumed = data("resume", code=1)
-    assert "  since it was last resumed:\n  requests: 0 sent" in flowllm("show", run_id).stdout
+    shown, took_s = flowllm("show", run_id).stdout, data("runs")[0]["duration_s"]
+    assert "  since it was last resumed:\n  requests: 0 sent" in shown
+    assert f", after {duration(took_s)}\n" in shown, "what both attempts took"
+    assert took_s > resumed["duration_s"]
     assert resumed["run_id"] == run_id
     assert resumed["requests"]["sent"] == 0
     assert resumed["outputs"]["after"] is None
