@@ -203,7 +203,7 @@ def _texts(request: ChatRequest) -> list[str]:
     return texts + ([] if request.output is None else [json.dumps(request.output.schema)])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(st.integers(0, 1_000_000), st.sampled_from([0.0, 0.1, 0.5]))
 def test_the_range_holds_what_a_run_takes(seed: int, fails: float) -> None:
     draw = random.Random(seed)
