@@ -11,7 +11,7 @@ from flowllm.app.learned import Traits
 from flowllm.app.wiring import SIMULATED, Providers
 from flowllm.core.records import replace
 from flowllm.core.types import Limits, Trait
-from flowllm.explain.timing import Lane, Lanes
+from flowllm.explain.load import Lane, Lanes
 from flowllm.language.workflow import ProviderSettings, Workflow
 from flowllm.limits.concurrency import CAREFUL, FIRST, OPENING_PACE, UNHEARD
 from flowllm.limits.limiter import tightest

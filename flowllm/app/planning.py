@@ -13,9 +13,9 @@ from flowllm.core.records import dataclass, replace
 from flowllm.core.types import StepKind, Trait
 from flowllm.explain.asking import Known
 from flowllm.explain.forecast import Forecast, forecast, forecast_rows
+from flowllm.explain.load import Lanes, calls_in
 from flowllm.explain.planner import Planner
 from flowllm.explain.rendered import Shown, ShownPrompt
-from flowllm.explain.timing import Lanes, calls_in
 from flowllm.language.problems import nearest
 from flowllm.language.workflow import Workflow
 from flowllm.storage.base import RunRecord

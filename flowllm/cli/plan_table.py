@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from flowllm.cli.output import results
 from flowllm.explain.estimate import Estimate
 from flowllm.explain.forecast import BudgetForecast, Forecast
+from flowllm.explain.load import calls_in
 from flowllm.explain.span import Span, Takes, rounded_up
-from flowllm.explain.timing import calls_in
 from flowllm.reporting.screen import Part, Screen
 from flowllm.reporting.text import dollars, duration, plural, visible
 

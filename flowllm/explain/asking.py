@@ -7,13 +7,13 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from flowllm.core.records import dataclass, replace
 from flowllm.core.types import Json, NodeId, StepKind, step_path
 from flowllm.explain.estimate import EARLIER, LONGEST, Estimate, unknown
+from flowllm.explain.load import Calls
 from flowllm.explain.past import Past
 from flowllm.explain.prices import Prices
 from flowllm.explain.prompt_cache import ExpectedCache
 from flowllm.explain.sizes import RESERVED, Asked, PastCalls, Rendered, takes_of
 from flowllm.explain.span import ANY, NONE, Span, Takes
 from flowllm.explain.stand_in import Case, StandIns, least_and_likely, templates_of
-from flowllm.explain.timing import Calls
 from flowllm.language.workflow import LlmBody, Step
 from flowllm.steps.base import Bound, WorkEstimate
 
@@ -109,7 +109,7 @@ class AskingNodes:
             return Span.between(max(1.0, least), expected, most)
 
         if past is not None and past.output_tokens is not None:
-            return span(past.output_tokens / past.requests), {EARLIER: past.calls}
+            return span(past.output_tokens / past.answers), {EARLIER: past.calls}
         if earlier is not None and (other := await earlier.length(name)) is not None:
             return span(other.tokens), {f"{EARLIER} to {other.model}": other.answers}
         if likely is not None:

@@ -10,10 +10,10 @@ from typing import Final
 from flowllm.core.records import dataclass, field, replace
 from flowllm.core.request import Answer
 from flowllm.core.types import Counts, Json, NodeId, NodeStatus, RunId, StepKind, Usage
+from flowllm.explain.load import IDLE, Load
 from flowllm.explain.prompt_cache import CacheForecast, summed
 from flowllm.explain.span import ANY, NONE, NOTHING, Span, Takes, all_of, rounded_up
 from flowllm.explain.stand_in import Case, Cases
-from flowllm.explain.timing import IDLE, Load
 from flowllm.language.workflow import Step, WorkflowBody
 from flowllm.storage.base import NodeRecord
 

@@ -9,11 +9,12 @@ from flowllm.core.types import Budget, Json, NodeId, StepId, StepKind
 from flowllm.datasets.base import Rows
 from flowllm.explain.estimate import Estimate, combined
 from flowllm.explain.graph import Graph
+from flowllm.explain.load import Lanes, Parts
 from flowllm.explain.plan_items import PlannedItems
 from flowllm.explain.planner import Planner
 from flowllm.explain.rendered import ShownPrompt
 from flowllm.explain.span import Span
-from flowllm.explain.timing import Lanes, Parts, Timetable, timetable
+from flowllm.explain.timing import Timetable, timetable
 from flowllm.explain.views import Views
 from flowllm.language.workflow import Step, Workflow
 from flowllm.runtime.graph_state import CompiledGraph

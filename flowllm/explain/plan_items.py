@@ -15,11 +15,11 @@ from flowllm.core.types import Json, NodeId, NodeStatus, RunId, StepKind, item_i
 from flowllm.datasets.base import Row, Rows
 from flowllm.datasets.files import STDIN
 from flowllm.explain.estimate import Estimate, combined, failing
+from flowllm.explain.load import IDLE, Accepts, Load, Many, calls_in
 from flowllm.explain.past import Past
 from flowllm.explain.rest import Sizes, at_least, with_rest
 from flowllm.explain.span import ANY, NOTHING, Span, Takes
 from flowllm.explain.stand_in import LIKELY_ITEMS, Case, StandIns, only_names
-from flowllm.explain.timing import IDLE, Accepts, Load, Many, calls_in
 from flowllm.explain.views import Views
 from flowllm.language.template import Template, ValueTemplate
 from flowllm.language.workflow import Accept, DataFile, Foreach, Step, WorkflowBody

@@ -13,12 +13,12 @@ from flowllm.core.request import Answer
 from flowllm.core.types import Json, NodeId, NodeStatus, RunStatus, StepId, StepKind, child_id, is_within
 from flowllm.explain.asking import AskingNodes, Known
 from flowllm.explain.estimate import Estimate, combined, failing, skipped, unknown
+from flowllm.explain.load import IDLE, Calls, Parts
 from flowllm.explain.past import Past
 from flowllm.explain.plan_items import PlannedItems
 from flowllm.explain.rendered import Shown
 from flowllm.explain.span import Span
 from flowllm.explain.stand_in import Case, StandIns
-from flowllm.explain.timing import IDLE, Calls, Parts
 from flowllm.explain.views import Views
 from flowllm.explain.why import explain_parts
 from flowllm.language.workflow import Step, WorkflowBody

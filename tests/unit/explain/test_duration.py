@@ -8,7 +8,8 @@ import pytest
 
 from flowllm.app.result import RunResult
 from flowllm.explain.forecast import Forecast
-from flowllm.explain.timing import MOST_SIMULATED, Calls, Lane, Lanes, Many, Parts, timetable
+from flowllm.explain.load import Calls, Lane, Lanes, Many, Parts
+from flowllm.explain.timing import MOST_SIMULATED, timetable
 from flowllm.runtime.options import RunOptions
 from tests.support.virtual import LoopClock, run_virtual
 from tests.support.virtual_app import opened
