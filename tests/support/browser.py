@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
@@ -88,13 +88,13 @@ class Visit:
         """Wait until that text is seen."""
         self.page.get_by_text(text).filter(visible=True).first.wait_for()
 
-    def check(self, what: str = "", *, axe: bool = True) -> None:
-        """Nothing went wrong so far, no part is wider than the screen, and axe finds no serious violation."""
+    def check(self, what: str = "", *, axe: bool = True, rules: Sequence[str] = ()) -> None:
+        """Nothing went wrong so far, no part is wider than the screen, and axe finds no serious violation, of these rules if any are named."""
         wide = self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         policies = self.page.evaluate("window.policies")
         assert (self.wrong, policies, wide) == ([], [], 0), f"{what}: {self.wrong} {policies}, {wide} px too wide"
         if axe:
-            assert violations(self.page) == [], what
+            assert violations(self.page, *rules) == [], what
 
 
 def once(page: Page, expression: str) -> Any:
@@ -103,11 +103,12 @@ def once(page: Page, expression: str) -> Any:
     return page.evaluate(f"new Promise((done) => {{ {looks}; look(); }})")
 
 
-def violations(page: Page) -> list[str]:
-    """What axe-core finds that is serious or critical: rule, element, what is wrong."""
+def violations(page: Page, *rules: str) -> list[str]:
+    """What axe-core finds that is serious or critical, of all rules or of some: rule, element, what is wrong."""
     if not page.evaluate("typeof axe === 'object'"):
         page.evaluate(AXE_SCRIPT)
-    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
+    options = {"resultTypes": ["violations"]} | ({"runOnly": list(rules)} if rules else {})
+    found = page.evaluate("(options) => axe.run(document, options).then(({violations}) => violations)", options)
     return [
         f"{one['id']}: {node['target']} {node['failureSummary'][:300]}"
         for one in found
