@@ -93,7 +93,7 @@ class RunBudget:
         more_of = f"usd={_twice(budget.usd or 0.0)}" if self._is_dollars(more) else f"tokens={2 * (budget.tokens or 0)}"
         return BudgetExceeded(
             f"the next request could pass the budget: {'; '.join(told)}",
-            hint=f"allow more and go on, such as: flowllm resume --budget {more_of}",
+            hint=f"allow more and go on, such as with --budget {more_of}",
             status=RunStatus.PAUSED if pauses else RunStatus.FAILED,
         )
 

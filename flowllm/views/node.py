@@ -8,14 +8,15 @@ from typing import Final, NamedTuple
 
 from flowllm.core.errors import UsageError
 from flowllm.core.money import Spend
-from flowllm.core.records import dataclass
-from flowllm.core.types import ABANDONED, Json, NodeId
+from flowllm.core.records import dataclass, replace
+from flowllm.core.types import ABANDONED, NODE_TERMINAL, Json, NodeId
 from flowllm.explain.why import Why
 from flowllm.reporting.text import visible
 from flowllm.storage.base import AttemptRecord, NodeRecord, RunRecord, Store
 from flowllm.storage.browsing import Beside
 from flowllm.storage.monitoring import SUSPENDED
 from flowllm.views.items import item_row, took
+from flowllm.views.nodes import counts_so_far
 from flowllm.views.shown import shown
 from flowllm.views.standing import as_seen, standing
 
@@ -78,6 +79,9 @@ _AS_THEY_ARE: Final = (
 
 async def node_detail(store: Store, run: RunRecord, node: NodeRecord, why: Why | None = None) -> NodeDetail:
     """All of one node; `why` is what `explain` says of it."""
+    if node.counts is not None and node.status not in NODE_TERMINAL:
+        so_far = await counts_so_far(store, node)
+        node = replace(node, counts=replace(so_far, total=node.counts.total or so_far.total))
     attempts = [] if node.counts is not None else await store.attempts(run.run_id, node.node_id)
     within = [] if node.counts is not None else await store.nodes(run.run_id, node.node_id)
     memo = await store.memo(node.key) if node.cached and node.key else None

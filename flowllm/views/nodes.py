@@ -62,11 +62,15 @@ async def with_items(store: Store, node: NodeRecord, most: int | None = MOST_ITE
     shown = [] if most == 0 else await asyncio.to_thread(lambda: list(outputs[:most]))
     if node.status in NODE_TERMINAL:
         return replace(node, output=shown if node.status is NodeStatus.SUCCEEDED else None)
+    return replace(node, output=shown, counts=await counts_so_far(store, node))
+
+
+async def counts_so_far(store: Store, node: NodeRecord) -> Counts:
+    """Of the items of a foreach that are on record."""
     found = await store.count_items(node.run_id, node.node_id)
-    counts = Counts(
+    return Counts(
         total=sum(found.values()),
         succeeded=found.get(NodeStatus.SUCCEEDED, 0),
         failed=found.get(NodeStatus.FAILED, 0),
         skipped=found.get(NodeStatus.SKIPPED, 0),
     )
-    return replace(node, output=shown, counts=counts)

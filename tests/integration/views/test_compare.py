@@ -91,6 +91,10 @@ async def test_what_has_not_ended_in_a_run_that_goes_on_is_no_change() -> None:
     assert found.total == 1
     only = await compare(store, base, going, "alone", now=0.0)
     assert (only.changed, only.changes) == (False, ())
+    (told,) = (await report(store, going, None, now=0.0)).sections
+    assert (told.node["counts"]["succeeded"], told.node["counts"]["total"]) == (2, 3), (
+        "in a report so far as it has come"
+    )
     await store.close()
 
 

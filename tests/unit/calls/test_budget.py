@@ -103,7 +103,7 @@ def test_what_becomes_of_the_run_is_as_written(on_exceed: str, status: RunStatus
 
     error = run_virtual(main())
     assert error.status is status
-    assert "flowllm resume --budget tokens=2" in error.hint
+    assert "--budget tokens=2" in error.hint
 
 
 def test_a_price_that_is_not_known_is_refused_by_name_under_a_budget_in_dollars_only() -> None:
