@@ -15,6 +15,7 @@ _DECIMALS = 10
 
 def dollars(usd: float) -> str:
     """To four significant digits, and to the cent at least: $0, $0.00001234, $0.20, $1.234, $1,234.56."""
+    usd = round(usd, _DECIMALS)  # else the same costs, added up in another order, may be written otherwise
     if usd == 0:
         return "$0"
     digits = max(_CENTS, _FIGURES - 1 - math.floor(math.log10(abs(usd))))

@@ -23,9 +23,10 @@ export function roughly(seconds) {
 /** As the command line writes sums: four significant digits, and to the cent at least. */
 export function dollars(usd) {
   if (usd === null || usd === undefined) return "unknown";
-  if (usd === 0) return "$0";
-  const digits = Math.max(2, 3 - Math.floor(Math.log10(Math.abs(usd))));
-  const [whole, rest] = usd.toFixed(digits).split("."); // toLocaleString rounds a half otherwise than the command line
+  const sum = Number(usd.toFixed(10)); // else the same costs, added up in another order, may be written otherwise
+  if (sum === 0) return "$0";
+  const digits = Math.max(2, 3 - Math.floor(Math.log10(Math.abs(sum))));
+  const [whole, rest] = sum.toFixed(digits).split("."); // toLocaleString rounds a half otherwise than the command line
   return `$${Number(whole).toLocaleString("en")}.${rest.replace(/0+$/, "").padEnd(2, "0")}`;
 }
 
