@@ -29,8 +29,8 @@ _GAP = "  "
 _INDENT = "  "
 _THOUSANDS = 10_000
 """From here on a number stands in thousands, millions and so on."""
-_WHOLE = 100
-"""Dollars from which on nobody minds cents."""
+_CENT, _WHOLE = 0.01, 100
+"""Dollars: below the one no least is worth a word, and from the other on nobody minds cents."""
 _STEADY = 0.1
 """Share of the time by which nine of ten runs differ, up to which no range is told."""
 
@@ -120,7 +120,7 @@ def _cost_text(forecast: Forecast) -> str:
     if cost.high == 0:
         return "$0"
     middle = "" if cost.expected is None else f"about {_usd(cost.expected)}"
-    ends = f"at least {_usd(cost.low)}" if cost.low else "" if middle else "unknown"
+    ends = f"at least {_usd(cost.low)}" if cost.low >= _CENT else "" if middle else "unknown"
     if cost.high_once is not None:
         ends = " to ".join(_ends(cost.low, cost.high_once))
     text = f"{middle} ({ends})" if middle and ends else middle or ends
@@ -139,9 +139,10 @@ def _unpriced(estimate: Estimate) -> Iterator[str]:
 
 
 def _open_ended(name: str, estimate: Estimate) -> Iterator[str]:
-    """Steps, or those within, whose prompts are bounded and whose answers are not."""
+    """Steps, or those within, of whose requests each may be answered at any length."""
     takes = estimate.per_item or estimate.takes
-    if not estimate.within and takes.output_tokens.high_once is None and takes.input_tokens.high_once is not None:
+    sent = bool(estimate.model) and not estimate.within and takes.requests.high_once is not None
+    if sent and takes.output_tokens.high_once is None:
         yield name
     for inner, one in estimate.within.items():
         yield from _open_ended(f"{name}.{inner}", one)
@@ -233,7 +234,7 @@ def _cells(takes: Takes, unit: str) -> Iterator[str]:
     else:
         yield "unknown" if cost.expected is None else f"~{_usd(cost.expected)}{unit}"
         if cost.high_once is None:
-            yield f"≥{_usd(cost.low)}{unit}" if cost.low else "unknown"
+            yield f"≥{_usd(cost.low)}{unit}" if cost.low >= _CENT else "unknown"
         else:
             low, high = _ends(cost.low, cost.high_once)
             yield f"{low}–{high.removeprefix('$')}{unit}"  # noqa: RUF001 - from here to there

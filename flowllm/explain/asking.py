@@ -119,7 +119,7 @@ class AskingNodes:
             if answers is not None and (most is None or answers.share is not None):
                 tokens = answers.tokens if most is None else most * (answers.share or 0.0)
                 return span(tokens), {f"other answers of {work.model}": answers.answers}
-        return span(most), {LONGEST: 0}
+        return span(most), {} if most is None else {LONGEST: 0}
 
     def _equal(
         self, takes: Takes, work: WorkEstimate, alike: str, stored: Collection[str], *, waits: bool, before: bool

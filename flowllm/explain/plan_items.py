@@ -140,7 +140,7 @@ class PlannedItems:
             (_, least), (_, likely), (rows, most) = lists
             shown = json.dumps([row.value for row in rows], ensure_ascii=False)
             stretch = self._nodes.stand_ins.measured(shown).stretch
-            high = None if most is None else most * stretch
+            high = None if most is None or stretch == math.inf else most * stretch
             counts = Span.between(least or 0, likely if least == high else None, high)
         if counts.expected is None and self._nodes.past is not None:
             before = await self._nodes.past.items(self._name)

@@ -7,6 +7,7 @@ share its tokens, so a prompt holds at most the answer's most tokens as often as
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -58,7 +59,7 @@ class Source:
     most: float | None
     """Tokens of all of them together."""
     stretch: float = 1.0
-    """So many times as many items may be in it as stand in."""
+    """So many times as many items may be in it as stand in; infinite: nothing bounds them."""
 
 
 class StandIns:
@@ -215,10 +216,13 @@ class _Shape:
             return min(least, MOST_ITEMS)
         if case is Case.LIKELY:
             return min(max(least, LIKELY_ITEMS if most is None else min(LIKELY_ITEMS, most)), MOST_ITEMS)
+        if most is None and self._most is None:
+            self.stretch = math.inf
+            return MOST_ITEMS
         shortest = canonical(self._of(schema.get("items"), Case.LEAST, lambda _: "", place))
         each = max(_LEAST_ITEM, int(len(shortest) // MOST_BYTES))
-        bound = MOST_ITEMS if self._most is None else max(least, int(self._most // each))
-        wanted = bound if most is None else min(most, bound)
+        bound = math.inf if self._most is None else max(least, self._most // each)
+        wanted = int(min(bound, math.inf if most is None else most))
         count = min(wanted, MOST_ITEMS)
         self.stretch = max(self.stretch, wanted / count if count else 1.0)
         return count

@@ -101,6 +101,10 @@ def test_the_blog(server: Server, project: Project, share: float) -> None:
             assert planned["basis"] == "answers as long as max_tokens allows"
             assert max(off.values()) < 0.2 or share < 0.9, off
     assert planned["steps"]["intro"]["list_price"] == "openai/gpt-4o-mini"
+    planned = project.json("plan", REVIEWS)
+    assert planned["basis"] == "20 other answers of gpt-4o-mini"
+    off = _held(planned, project.json("run", REVIEWS))
+    assert off["cost_usd"] < 0.2, "on a first run too, however long answers are"
 
 
 def test_reviews_of_which_enough_are_accepted(server: Server, project: Project) -> None:
