@@ -49,12 +49,12 @@ def test_a_run_is_stopped_resumed_and_retried_by_the_buttons(
 
             button("button", name="Resume").focus()
             page.page.keyboard.press("Enter")
-            head.get_by_text("Elapsed, attempt 2").wait_for()
+            head.get_by_text("Elapsed in 2 attempts").wait_for()
             page.page.locator(".line-axis .stopped").wait_for()
             (project.folder / "go").touch()
             head.get_by_text("failed", exact=True).wait_for()
             button("button", name="Retry failed").click()  # it fails once more: the same status, another attempt
-            head.get_by_text("Took, attempt 3").wait_for()
+            head.get_by_text("Took in 3 attempts").wait_for()
             expect(head.get_by_text("Starting")).to_have_count(0)
             (project.folder / "mended").touch()
             button("button", name="Retry failed").click()

@@ -76,7 +76,7 @@ function Head({ run, nodes }) {
       <${Actions} run=${run} />
     </div>
     <dl class="figures">
-      <${Figure} name=${`${run.status === "running" ? "Elapsed" : "Took"}${run.attempt > 1 ? `, attempt ${run.attempt}` : ""}`}><${Elapsed} run=${run} /><//>
+      <${Figure} name=${`${run.status === "running" ? "Elapsed" : "Took"}${run.attempt > 1 ? ` in ${run.attempt} attempts` : ""}`}><${Elapsed} run=${run} /><//>
       ${run.eta_s !== null && run.status === "running" && html`<${Figure} name="Items done in">${`about ${duration(Math.round(run.eta_s))}`.replace(".0 s", " s")}<//>`}
       <${Figure} name="Cost">${cost(run)}<${Budget} spent=${run.cost_at_least} most=${run.budget?.usd} shown=${dollars} /><//>
       <${Figure} name="Tokens">${count(run.usage.input_tokens + run.usage.output_tokens)}<${Budget} spent=${run.usage.input_tokens + run.usage.output_tokens} most=${run.budget?.tokens} shown=${count} /><//>
