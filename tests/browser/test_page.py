@@ -263,3 +263,30 @@ def test_two_runs_are_compared_by_a_baseline_that_is_chosen(browser: Browser, se
         page.see("No output and no status differs")
         page.go("compare", run=runs.reviews)
         page.see("This is the first run of its workflow.")
+
+
+def test_a_comparison_goes_on_while_its_run_does(browser: Browser, server: Server, project: Project) -> None:
+    waits = {
+        "shell": "while [ ! -e end$N ]; do sleep 0.02; done; echo $SAID",
+        "env": {"N": "{{ item }}", "SAID": "{{ inputs.said }}"},
+    }
+    project.write(
+        "said.yaml", {"name": "said", "inputs": {"said": "this"}, "steps": {"each": {"foreach": [0, 1], **waits}}}
+    )
+    ends = [project.folder / f"end{number}" for number in (0, 1)]
+    for end in ends:
+        end.touch()
+    assert project.run("run", "said.yaml").code == 0
+    for end in ends:
+        end.unlink()
+    with (
+        visit(browser, server) as page,
+        killed_at_exit(process := project.start("run", "said.yaml", "-i", "said=that")),
+    ):
+        page.page.get_by_role("link", name="said", exact=True).nth(1).wait_for()
+        page.go("compare").see("this goes on with the run")
+        for count, end in enumerate(ends, 1):
+            end.touch()
+            page.see(f"{count} change")
+        assert project.finish(process).code == 0
+        page.see("2 of 2 items")

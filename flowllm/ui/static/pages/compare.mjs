@@ -46,7 +46,7 @@ function title(found) {
 }
 
 /** What a path answers, and what went wrong; the last answer stays until the next one is there. Null: nothing is asked. While an
- * answer `goes` on it is asked for again, for a tenth of the time at most. */
+ * answer `goes` on, or there is none, it is asked for again, for a tenth of the time at most. */
 function useAnswer(path, query, goes = () => false) {
   const address = query && link([], query).replace("#/", path);
   const [state, set] = useState([null, null]);
@@ -61,7 +61,9 @@ function useAnswer(path, query, goes = () => false) {
         set([found, null]);
         if (goes(found)) timer = setTimeout(ask, Math.max(AGAIN, 10 * (performance.now() - began)));
       } catch (error) {
-        if (error.name !== "AbortError") set(([old]) => [error.status === 404 ? null : old, error]);
+        if (error.name === "AbortError") return;
+        set(([old]) => [error.status === 404 ? null : old, error]);
+        if (!error.status) timer = setTimeout(ask, AGAIN);
       }
     };
     ask();
