@@ -13,9 +13,9 @@ from flowllm.explain.load import Lanes, Parts
 from flowllm.explain.plan_items import PlannedItems
 from flowllm.explain.planner import Planner
 from flowllm.explain.rendered import ShownPrompt
+from flowllm.explain.seen_values import SeenValues
 from flowllm.explain.span import Span
 from flowllm.explain.timing import Timetable, timetable
-from flowllm.explain.views import Views
 from flowllm.language.workflow import Step, Workflow
 from flowllm.runtime.graph_state import CompiledGraph
 
@@ -162,8 +162,8 @@ async def forecast_rows(
 ) -> Forecast:
     """The same of a run over the rows of a data set, of which `row` is the step that stands for the whole graph; None: they
     are those of standard input, which is not read."""
-    views = Views(cases=({}, {}, {}))
-    items = PlannedItems(row, views, NodeId(row.id), planner)
+    seen = SeenValues(cases=({}, {}, {}))
+    items = PlannedItems(row, seen, NodeId(row.id), planner)
     found = await (items.unread("standard input") if rows is None else items.rows(rows))
     load = Parts(parts={row.id: found.load}, needs={})
     when = timetable(load, lanes())

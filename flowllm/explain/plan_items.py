@@ -18,9 +18,9 @@ from flowllm.explain.estimate import Estimate, combined, failing
 from flowllm.explain.load import IDLE, Accepts, Load, Many, calls_in
 from flowllm.explain.past import Past
 from flowllm.explain.rest import Sizes, at_least, with_rest
+from flowllm.explain.seen_values import SeenValues
 from flowllm.explain.span import ANY, NOTHING, Span, Takes
 from flowllm.explain.stand_in import LIKELY_ITEMS, Case, StandIns, only_names
-from flowllm.explain.views import Views
 from flowllm.language.template import Template, ValueTemplate
 from flowllm.language.workflow import Accept, DataFile, Foreach, Step, WorkflowBody
 from flowllm.runtime.foreach_results import item_row
@@ -48,11 +48,11 @@ class Nodes(Protocol):
         """Earlier runs, where there is a database."""
         ...
 
-    async def node(self, step: Step, views: Views, name: NodeId) -> Estimate:
+    async def node(self, step: Step, seen: SeenValues, name: NodeId) -> Estimate:
         """One node; of a foreach, one item."""
         ...
 
-    async def anew(self, step: Step, views: Views, name: NodeId) -> Estimate:
+    async def anew(self, step: Step, seen: SeenValues, name: NodeId) -> Estimate:
         """As `node`, as if nothing were stored."""
         ...
 
@@ -64,37 +64,37 @@ class Nodes(Protocol):
 class PlannedItems:
     """All items of one step, as one. Standard input is never read."""
 
-    def __init__(self, step: Step, views: Views, name: NodeId, nodes: Nodes) -> None:
+    def __init__(self, step: Step, seen: SeenValues, name: NodeId, nodes: Nodes) -> None:
         """`step` has a foreach, or stands for the graph that each row of a data set goes through."""
         self._step = step
-        self._views = views
+        self._seen = seen
         self._name = name
         self._nodes = nodes
 
     async def estimate(self, *, limit: int | None) -> Estimate:
         """Those of a foreach, of which only the first `limit` are carried out."""
-        step, views = self._step, self._views
+        step, seen = self._step, self._seen
         foreach = step.foreach
         assert foreach is not None  # noqa: S101 - called only then
         sources, files = _sources(foreach)
-        vague = [source for source in sources if views.unsure(source)]
+        vague = [source for source in sources if seen.unsure(source)]
         if vague:
-            steps = [need for need in views.waits if any(need in _named(source) for source in vague)]
-            return await self._unseen(foreach, vague, ", ".join(steps or views.waits), limit)
+            steps = [need for need in seen.waits if any(need in _named(source) for source in vague)]
+            return await self._unseen(foreach, vague, ", ".join(steps or seen.waits), limit)
         try:
-            if any(file.path.text(views.likely) == STDIN for file in files):
+            if any(file.path.text(seen.likely) == STDIN for file in files):
                 return await self.unread("standard input")
-            return await self.rows(open_rows(foreach, views.likely, spool=None, limit=limit))
+            return await self.rows(open_rows(foreach, seen.likely, spool=None, limit=limit))
         except StepError as error:
             return failing(step, error.message)
 
     async def unread(self, source: str) -> Estimate:
         """Of items that nobody can count, each of which may be anything."""
         text = self._nodes.stand_ins.text(f"{step_path(self._name)} item")
-        views = self._views
+        seen = self._seen
         if self._step.foreach is None:
-            views = replace(views, row=(None,))
-        return await self._each(text, views, ANY, f"once for each item of {source}")
+            seen = replace(seen, row=(None,))
+        return await self._each(text, seen, ANY, f"once for each item of {source}")
 
     async def rows(self, rows: Rows) -> Estimate:
         """Of items that can be read. Raises StepError where they cannot."""
@@ -107,7 +107,7 @@ class PlannedItems:
             batch = read[len(found) : len(found) + max(1, granted)]
             found += await asyncio.gather(*map(self._item, batch))
         sizes.leave([row.value for row in read[len(found) :]])
-        state = foreach_state(self._step, self._views.likely, window=LOOKED_AT, total=count)
+        state = foreach_state(self._step, self._seen.likely, window=LOOKED_AT, total=count)
         pulled = _drive(state, self._step, read[: len(found)], found, whole=count == len(found))
         items = list(zip(read, found, strict=False))
         if sizes.count and any(one.cached != 0 for one in found):  # of the others none may be stored
@@ -119,9 +119,9 @@ class PlannedItems:
             return failing(self._step, row.error.message)
         name, ask = item_id(self._name, row.index), self._nodes.anew if anew else self._nodes.node
         if self._step.foreach is None:
-            return await ask(self._step, replace(self._views, row=(row.value,)), name)
-        views = self._views.item(self._step.foreach.name, (row.value,) * 3, row.index)
-        return await ask(replace(self._step, foreach=None), views, name)
+            return await ask(self._step, replace(self._seen, row=(row.value,)), name)
+        seen = self._seen.item(self._step.foreach.name, (row.value,) * 3, row.index)
+        return await ask(replace(self._step, foreach=None), seen, name)
 
     async def _unseen(
         self, foreach: Foreach, vague: Sequence[Template | ValueTemplate], names: str, limit: int | None
@@ -130,7 +130,7 @@ class PlannedItems:
         why = f"once for each item of {names}"
         lists: list[tuple[list[Row], int | None]] = []
         try:
-            for values in self._views.cases:
+            for values in self._seen.cases:
                 rows, number, _ = await _read(open_rows(foreach, values, spool=None, limit=limit))
                 lists.append((rows, number))
         except StepError:  # what stands in is no list
@@ -149,16 +149,16 @@ class PlannedItems:
         first = [next((row.value for row in found), None) for found, _ in lists]
         if None in first[Case.LEAST :]:
             first = [first[Case.MOST]] * 3
-        return await self._each((first[0], first[1], first[2]), self._views, counts, why)
+        return await self._each((first[0], first[1], first[2]), self._seen, counts, why)
 
-    async def _each(self, item: tuple[Json, Json, Json], views: Views, counts: Span, why: str) -> Estimate:
+    async def _each(self, item: tuple[Json, Json, Json], seen: SeenValues, counts: Span, why: str) -> Estimate:
         """So many items, each of which is like that one."""
         step = self._step
         if step.foreach is not None:
-            views = views.item(step.foreach.name, item, 0, vague=True)
-        if not views.waits:
-            views = replace(views, waits=("its items",))
-        one = await self._nodes.node(replace(step, foreach=None), views, item_id(self._name, 0))
+            seen = seen.item(step.foreach.name, item, 0, vague=True)
+        if not seen.waits:
+            seen = replace(seen, waits=("its items",))
+        one = await self._nodes.node(replace(step, foreach=None), seen, item_id(self._name, 0))
         load: Load = Many(items=(one.load,), count=counts.expected or 0.0, window=_window(step))
         # items may be equal, and equal requests are sent once
         total = one.times(replace(counts, low=min(counts.low, 1.0)), load=load)
@@ -190,7 +190,7 @@ class PlannedItems:
         looked = len(items)
         items = items[:pulled] if decided else items
         found = [one for _, one in items]
-        known = state.over and count is not None and (bool(found) or not self._views.waits)
+        known = state.over and count is not None and (bool(found) or not self._seen.waits)
         total = replace(combined(step.kind, found, alike=True), items=count, known=known)
         if not decided and count is None:
             total = _uncounted(total, looked)
@@ -251,7 +251,7 @@ class PlannedItems:
         foreach = self._step.foreach
         assert foreach is not None  # noqa: S101 - with `accept`
         assert foreach.accept is not None  # noqa: S101 - the same
-        return int(foreach.accept.count.render(self._views.likely))
+        return int(foreach.accept.count.render(self._seen.likely))
 
 
 def _uncounted(total: Estimate, looked: int) -> Estimate:

@@ -17,9 +17,9 @@ from flowllm.explain.load import IDLE, Calls, Parts
 from flowllm.explain.past import Past
 from flowllm.explain.plan_items import PlannedItems
 from flowllm.explain.rendered import Shown
+from flowllm.explain.seen_values import SeenValues
 from flowllm.explain.span import Span
 from flowllm.explain.stand_in import Case, StandIns
-from flowllm.explain.views import Views
 from flowllm.explain.why import explain_parts
 from flowllm.language.workflow import Step, WorkflowBody
 from flowllm.runtime.graph_runner import Values, outputs_of, run_values
@@ -47,13 +47,13 @@ class PlannedGraph:
     """In the order in which they would start."""
     status: RunStatus = RunStatus.SUCCEEDED
 
-    def views(self, step: Step) -> Views:
+    def seen(self, step: Step) -> SeenValues:
         """What the templates of a step see."""
         waits = [need for need in step.edges if not self.nodes[NodeId(need)].known]
         names = self.after if not waits else ()
         least, likely, most = (values.mapping for values in self.values)
         vague = frozenset({"inputs"} if self.after else ())
-        return Views(cases=(least, likely, most), waits=(*waits, *names), vague=vague)
+        return SeenValues(cases=(least, likely, most), waits=(*waits, *names), vague=vague)
 
     def failure(self) -> str | None:
         """Why the graph fails, if that is certain."""
@@ -116,14 +116,14 @@ class Planner:
             match commands.popleft():
                 case StartNode(node=node):
                     step = compiled.steps[StepId(node)]
-                    found = await self.step(step, plan.views(step), child_id(name, step.id))
+                    found = await self.step(step, plan.seen(step), child_id(name, step.id))
                     self._add(plan, node, found)
                     commands += plan.state.handle(NodeFinished(node=node, status=found.status))
                 case EndNode(node=node, status=status, cause=cause):
                     step, why = compiled.steps[StepId(node)], f"{cause} is {plan.state.status[cause]}"
                     found = skipped(step, why, status)
                     # what is skipped is blocked instead if another step that it needs fails
-                    waits = plan.views(step).waits
+                    waits = plan.seen(step).waits
                     self._add(plan, node, replace(found, known=status is NodeStatus.BLOCKED or not waits))
                 case EndRun(status=status):
                     plan.status = status
@@ -137,11 +137,11 @@ class Planner:
             for case, values in zip(Case, plan.values, strict=True):
                 values.add(StepId(node), found.record(self.run.run_id, node, case=case), rows=found.rows)
 
-    async def step(self, step: Step, views: Views, name: NodeId) -> Estimate:
+    async def step(self, step: Step, seen: SeenValues, name: NodeId) -> Estimate:
         """One step, with all its items."""
         if step.foreach is not None:
-            return await PlannedItems(step, views, name, self).estimate(limit=self._options.limit)
-        return await self.node(step, views, name)
+            return await PlannedItems(step, seen, name, self).estimate(limit=self._options.limit)
+        return await self.node(step, seen, name)
 
     def grant(self, wanted: int) -> int:
         """How many of so many items may still be looked at."""
@@ -159,34 +159,34 @@ class Planner:
         """What stands for outputs that nobody knows."""
         return self._asking.stand_ins
 
-    async def anew(self, step: Step, views: Views, name: NodeId) -> Estimate:
+    async def anew(self, step: Step, seen: SeenValues, name: NodeId) -> Estimate:
         """As `node`, as if nothing were stored."""
         self._forgets = True
         try:
-            return await self.node(step, views, name)
+            return await self.node(step, seen, name)
         finally:
             self._forgets = False
 
-    async def node(self, step: Step, views: Views, name: NodeId) -> Estimate:
+    async def node(self, step: Step, seen: SeenValues, name: NodeId) -> Estimate:
         """One node; of a foreach, one item. All that it waits for has something that stands in for it."""
-        unsure = step.when is not None and views.unsure(step.when)
+        unsure = step.when is not None and seen.unsure(step.when)
         try:
-            if step.when is not None and not unsure and not step.when.condition(views.likely):
-                return replace(skipped(step, "its `when` is false"), known=not views.waits)
+            if step.when is not None and not unsure and not step.when.condition(seen.likely):
+                return replace(skipped(step, "its `when` is false"), known=not seen.waits)
             always = replace(step, when=None)
             if isinstance(step.body, WorkflowBody):
-                found = await self._subgraph(always, step.body, views, name)
-            elif views.waits:
-                found = await self._bounded(always, views, name)
+                found = await self._subgraph(always, step.body, seen, name)
+            elif seen.waits:
+                found = await self._bounded(always, seen, name)
             else:
-                bound = self._kinds[step.kind].bind(step, views.likely)
+                bound = self._kinds[step.kind].bind(step, seen.likely)
                 if self._shown is not None:
                     self._shown.prompt(name, bound)
                 found = await self._bound(bound, name)
         except StepError as error:
             found = failing(step, error.message)
-        if views.waits and found.status is NodeStatus.FAILED:  # if it comes to that
-            found = unknown(step, f"after {', '.join(views.waits)}; {found.why}")
+        if seen.waits and found.status is NodeStatus.FAILED:  # if it comes to that
+            found = unknown(step, f"after {', '.join(seen.waits)}; {found.why}")
         return await self._perhaps(found, name) if unsure else found
 
     async def _perhaps(self, found: Estimate, name: NodeId) -> Estimate:
@@ -199,14 +199,14 @@ class Planner:
         times = found.times(Span.between(0.0, likely, 1.0), load=load)
         return replace(times, state="maybe", known=False, why=found.why)
 
-    async def _subgraph(self, step: Step, body: WorkflowBody, views: Views, name: NodeId) -> Estimate:
+    async def _subgraph(self, step: Step, body: WorkflowBody, seen: SeenValues, name: NodeId) -> Estimate:
         if self._left <= 0:
             size = body.graph.size
             return unknown(step, f"its {size:,} steps are not looked into: {MOST_WITHIN:,} others within steps are")
         self._left -= len(body.graph.steps)
-        after = views.waits
+        after = seen.waits
         try:
-            given = views.inputs(step)
+            given = seen.inputs(step)
         except StepError:
             if not after:
                 raise
@@ -265,14 +265,14 @@ class Planner:
         instead = any([await self._stored(name, step, one) for one in work.fallbacks])
         return await self._asking.taking(name, state, why, [(bound, work)] * 3, stored=stored.keys(), instead=instead)
 
-    async def _bounded(self, step: Step, views: Views, name: NodeId) -> Estimate:
+    async def _bounded(self, step: Step, seen: SeenValues, name: NodeId) -> Estimate:
         """A node whose prompt depends on what is not known yet: rendered with what stands in for that."""
-        why = f"after {', '.join(views.waits)}"
+        why = f"after {', '.join(seen.waits)}"
         if self._shown is not None:
-            self._shown.waits(name, views.waits)
+            self._shown.waits(name, seen.waits)
         kind = self._kinds[step.kind]
         try:
-            bounds = views.rendered(lambda values: kind.bind(step, values))
+            bounds = seen.rendered(lambda values: kind.bind(step, values))
         except StepError:  # it looks into what stands in, which has nothing of the kind
             return replace(unknown(step, why), cases=await self._asking.anything(name, step.kind))
         rendered = [(bound, kind.work(bound)) for bound in bounds]

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Views:
+class SeenValues:
     """The values of one step."""
 
     cases: tuple[Mapping[str, Json], Mapping[str, Json], Mapping[str, Json]]
@@ -33,13 +33,13 @@ class Views:
         """The values as they most likely are; where nothing is unknown, as they are."""
         return self.cases[Case.LIKELY]
 
-    def item(self, name: str, values: tuple[Json, Json, Json], index: int, *, vague: bool = False) -> Views:
+    def item(self, name: str, values: tuple[Json, Json, Json], index: int, *, vague: bool = False) -> SeenValues:
         """With an item, and its place; `vague`: it is not known."""
         least, likely, most = (
             {**case, name: value, "index": index} for case, value in zip(self.cases, values, strict=True)
         )
         names = self.vague | {name} if vague else self.vague - {name}
-        return Views(cases=(least, likely, most), waits=self.waits, vague=names)
+        return SeenValues(cases=(least, likely, most), waits=self.waits, vague=names)
 
     def unsure(self, template: Template | ValueTemplate) -> bool:
         """What it gives depends on what nobody knows."""
