@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from typing import Final
 
 from flowllm.calls.stored_answer import usable_answer
 from flowllm.core.errors import StepError
@@ -31,6 +33,8 @@ from flowllm.storage.base import RunRecord, Store
 
 MOST_WITHIN = 30_000
 """Steps within steps, and items, that are looked into in all; the rest is estimated from them, or unknown."""
+_FORGETS: Final = ContextVar("_FORGETS", default=False)
+"""What is stored does not count for the nodes that are looked into here: others are at the same time."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -95,8 +99,6 @@ class Planner:
         self._asking = AskingNodes(known or Known(), None if store is None else Past(store, run.workflow))
         self._compiled: dict[int, CompiledGraph] = {}
         self._left = MOST_WITHIN
-        self._forgets = False
-        """What is stored does not count just now."""
 
     async def graph(
         self,
@@ -161,11 +163,11 @@ class Planner:
 
     async def anew(self, step: Step, seen: SeenValues, name: NodeId) -> Estimate:
         """As `node`, as if nothing were stored."""
-        self._forgets = True
+        before = _FORGETS.set(True)
         try:
             return await self.node(step, seen, name)
         finally:
-            self._forgets = False
+            _FORGETS.reset(before)
 
     async def node(self, step: Step, seen: SeenValues, name: NodeId) -> Estimate:
         """One node; of a foreach, one item. All that it waits for has something that stands in for it."""
@@ -292,7 +294,7 @@ class Planner:
 
     async def _stored(self, name: NodeId, step: Step, work: WorkEstimate) -> dict[str, Answer]:
         """Those of its answers that are in the cache and may be used, by key."""
-        if self._store is None or self._options.no_cache or self._forgets or self._refreshes(name):
+        if self._store is None or self._options.no_cache or _FORGETS.get() or self._refreshes(name):
             return {}
         keep, answers = not refuses_truncated(step), {}
         for key in work.memo_keys:

@@ -77,6 +77,41 @@ def test_after_a_run_everything_is_cached_and_a_run_then_sends_nothing() -> None
     run_virtual(main())
 
 
+def test_what_is_stored_counts_while_others_are_looked_into_as_if_nothing_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = """
+    steps:
+      outer:
+        foreach: [a, b]
+        with: {x: "{{ item }}"}
+        workflow:
+          inputs: {x: }
+          steps:
+            first: {prompt: "{{ inputs.x }}"}
+            each: {foreach: [1, 2, 3], needs: [first], prompt: "{{ inputs.x }} {{ item }}"}
+    """
+
+    async def main() -> None:
+        stage = Stage()
+        await stage.run(text)
+        memo, past_attempts, quick = stage.store.memo, stage.store.past_attempts, iter((0, 50))
+
+        async def slow_memo(key: str) -> object:
+            await asyncio.sleep(next(quick, 0))
+            return await memo(key)
+
+        async def slow_past(*args: object, **options: object) -> object:
+            await asyncio.sleep(100)
+            return await past_attempts(*args, **options)
+
+        monkeypatch.setattr(stage.store, "memo", slow_memo)
+        monkeypatch.setattr(stage.store, "past_attempts", slow_past)
+        monkeypatch.setattr(plan_items, "LOOKED_AT", 2)
+        found = await planned(stage, text)
+        assert (found.total.takes.requests.expected, found.total.cached) == (0, 8)
+
+    run_virtual(main())
+
+
 @pytest.mark.parametrize(
     ("edit", "options", "state", "why"),
     [
