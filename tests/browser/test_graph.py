@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from playwright.sync_api import Browser, expect
+import math
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.support.browser import DESK, PHONE, Server, visit
 from tests.support.project import Project, killed_at_exit
@@ -49,6 +52,7 @@ def test_the_graph_and_the_timeline_by_keyboard_while_a_run_goes_on(
         for key, name in ((back, "first, value"), (on, "whole, workflow"), (on, "last, value"), (on, "last, value")):
             keys.press(key)
             assert page.page.evaluate("document.activeElement.getAttribute('aria-label')").startswith(name)
+        assert _zoomed(page.page, inner, -30) == pytest.approx(math.exp(30 / 300), rel=0.01)
         inner.focus()
         keys.press("Enter")
         page.page.get_by_role("dialog").get_by_role("heading", level=2).get_by_text("whole.inner").wait_for()
@@ -85,3 +89,16 @@ def test_the_graph_and_the_timeline_by_keyboard_while_a_run_goes_on(
         page.page.get_by_role("link", name="Am I throttled?").click()
         page.see("No request waited for a limit.")
         assert project.finish(process).code == 0
+
+
+def _zoomed(page: Page, box: Locator, turn: float) -> float:
+    """How many times as wide a box becomes by one turn of the wheel."""
+    wide = "(box) => box.getBoundingClientRect().width"
+    box.hover()
+    before = box.evaluate(wide)
+    page.keyboard.down("Control")
+    page.mouse.wheel(0, turn)
+    page.keyboard.up("Control")
+    while (after := box.evaluate(wide)) == before:
+        page.wait_for_timeout(10)
+    return after / before

@@ -45,16 +45,20 @@ export function useView(frame, drawn) {
     if (!moved.current) fit();
   }, [drawn]);
   useEffect(() => {
+    const box = frame.current;
     const seen = new ResizeObserver(() => moved.current || fit());
-    seen.observe(frame.current);
+    seen.observe(box);
     const wheel = (event) => {
       if (!event.ctrlKey && !event.metaKey) return;
       event.preventDefault();
-      const { left, top } = frame.current.getBoundingClientRect();
+      const { left, top } = box.getBoundingClientRect();
       zoom(Math.exp(-event.deltaY / 300), [event.clientX - left, event.clientY - top]);
     };
-    frame.current.addEventListener("wheel", wheel, { passive: false });
-    return () => seen.disconnect();
+    box.addEventListener("wheel", wheel, { passive: false });
+    return () => {
+      seen.disconnect();
+      box.removeEventListener("wheel", wheel);
+    };
   }, [drawn]);
   const handlers = {
     onPointerDown(event) {
