@@ -41,7 +41,7 @@ def _cells(run: RunRecord, items: Sequence[NodeRecord], known: Mapping[str, dict
     cells = []
     for item in items:
         row, values = item_row(run, item), item.item
-        at = [_place(labels, values[name]) for name, labels in known.items()] if isinstance(values, dict) else None
+        at = [_place(labels, values.get(name)) for name, labels in known.items()] if isinstance(values, dict) else None
         cells.append({**{name: row[name] for name in _SHOWN}, "at": at})
     return cells
 

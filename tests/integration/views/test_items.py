@@ -71,9 +71,12 @@ def test_the_cells_of_a_large_matrix_are_read_in_pages_up_to_a_number(monkeypatc
 
     async def main() -> None:
         stage = Stage()
-        grid = await matrix(stage.store, await _ran(stage), VARIANTS, ["tone", "topic"])
+        run = await _ran(stage)
+        grid = await matrix(stage.store, run, VARIANTS, ["tone", "topic"])
         assert [cell["id"] for cell in grid["cells"]] == [f"variants[{at}]" for at in range(5)]
         assert (grid["more"], grid["cells"][2]["error"]) == (1, "RequestRejected: no <b>milk</b>\\x1b[31m")
+        grid = await matrix(stage.store, run, VARIANTS, ["tone", "left out where it was mended"])
+        assert grid["axes"][1]["values"] == ["null"]
 
     run_virtual(main())
 
