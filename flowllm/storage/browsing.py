@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
+from flowllm.core.encoding import encoder
 from flowllm.core.records import dataclass
 from flowllm.core.types import NodeId, NodeStatus, RunId
 from flowllm.storage.records import NodeRecord
+
+as_searched: Final = encoder(ascii_only=False)
+"""A value as the text in which others are looked for: JSON without blanks."""
 
 
 class ItemOrder(StrEnum):

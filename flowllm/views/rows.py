@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Final, overload
 
@@ -13,6 +12,7 @@ from flowllm.core.types import ROW, Json, NodeId, NodeStatus, RunId, item_index
 from flowllm.language.inputs import own_fields
 from flowllm.language.problems import listing, nearest
 from flowllm.storage.base import NodeRecord
+from flowllm.storage.browsing import as_searched
 from flowllm.storage.results import Results
 from flowllm.views.standing import standing, stored
 
@@ -146,10 +146,10 @@ class Rows(Sequence[dict[str, Json]]):
 
     def having(self, search: str) -> Iterator[dict[str, Json]]:
         """Those with that text in their item, output or error, as `Store.browse` finds them."""
-        needle = json.dumps(search, ensure_ascii=False)[1:-1].casefold()
+        needle = as_searched(search)[1:-1].casefold()
         for node in self._nodes:
-            texts = (json.dumps(value, ensure_ascii=False) for value in (node.item, node.output, node.error))
-            if any(needle in text.casefold() for text in texts):
+            known = (node.output, *(value for value in (node.item, node.error) if value is not None))
+            if any(needle in as_searched(value).casefold() for value in known):
                 yield self._row(node)
 
     def _row(self, node: NodeRecord) -> dict[str, Json]:

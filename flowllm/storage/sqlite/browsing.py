@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from flowllm.core.types import NodeId, NodeStatus, RunId
 from flowllm.storage.base import NodeRecord
-from flowllm.storage.browsing import Beside, ItemOrder, ItemPage, ItemQuery
+from flowllm.storage.browsing import Beside, ItemOrder, ItemPage, ItemQuery, as_searched
 from flowllm.storage.sqlite.reader import ITEMS_OF, Reader
 from flowllm.storage.sqlite.records import node_of
 from flowllm.storage.sqlite.rows import NodeRow, from_json, from_text, to_text
@@ -75,7 +75,7 @@ class BrowsingReader(Reader):
 
     def _search(self, run: str, names: list[str], query: ItemQuery) -> tuple[list[str], int]:
         """Those that have what is searched for, as many as are wanted, and how many were looked at."""
-        needle = json.dumps(query.search, ensure_ascii=False)[1:-1].casefold()
+        needle = as_searched(query.search)[1:-1].casefold()
         found: list[str] = []
         for begin in range(0, len(names), _AT_ONCE):
             part = names[begin : begin + _AT_ONCE]
@@ -105,6 +105,6 @@ def _have(texts: Iterable[Any], needle: str) -> bool:
 def _plain(text: str) -> str:
     """With all characters as themselves that need not be escaped."""
     try:
-        return json.dumps(from_json(text), ensure_ascii=False) if "\\" in text else text
+        return as_searched(from_json(text)) if "\\" in text else text
     except ValueError:  # damaged, which is told where it is shown
         return text

@@ -54,6 +54,12 @@ async def test_items_and_nodes_as_json_and_as_files(tmp_path: Path) -> None:
         assert (status, text.count(b"posts["), b"index,node,item.text,status" in text) == (200, 1, True)
         status, text = await asked("export", step="posts", format="jsonl", search="LONG long")
         assert (status, text.count(b'"node": "posts['), b'"node": "posts[0]"' in text) == (200, 1, True)
+        found = (await asked("items", parent="posts", search="null"))[1]["rows"]
+        assert (
+            (await asked("export", step="posts", format="jsonl", search="null"))[1].count(b'"node": "posts[')
+            == len(found)
+            == 2
+        )
         assert (await asked("export", step="posts", format="jsonl"))[1].count(b'"node": "posts[') == 3
         for what, query in (
             ("node", {"id": "nothing"}),
