@@ -149,7 +149,7 @@ def running_s(node: NodeRecord) -> float | None:
 
 
 def counted(node: NodeRecord) -> str:
-    """`50,000: 49,997 ok, 3 failed`; of one that never ended `27: 11 ok, 16 cancelled`, those that had begun."""
+    """`50,000: 49,997 ok, 3 failed`; of one that never ended `27: 11 ok, 16 cancelled`."""
     counts = node.counts or Counts()
     shares = [item_shares(counts.as_dict()).replace("succeeded", "ok")]
     open_items = counts.total - counts.succeeded - counts.failed - counts.skipped

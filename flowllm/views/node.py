@@ -80,8 +80,7 @@ _AS_THEY_ARE: Final = (
 async def node_detail(store: Store, run: RunRecord, node: NodeRecord, why: Why | None = None) -> NodeDetail:
     """All of one node; `why` is what `explain` says of it."""
     if node.counts is not None and node.status not in NODE_TERMINAL:
-        so_far = await counts_so_far(store, node)
-        node = replace(node, counts=replace(so_far, total=node.counts.total or so_far.total))
+        node = replace(node, counts=await counts_so_far(store, node))
     attempts = [] if node.counts is not None else await store.attempts(run.run_id, node.node_id)
     within = [] if node.counts is not None else await store.nodes(run.run_id, node.node_id)
     memo = await store.memo(node.key) if node.cached and node.key else None

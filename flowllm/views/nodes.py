@@ -66,10 +66,10 @@ async def with_items(store: Store, node: NodeRecord, most: int | None = MOST_ITE
 
 
 async def counts_so_far(store: Store, node: NodeRecord) -> Counts:
-    """Of the items of a foreach that are on record."""
+    """Of a foreach that has not ended; of all its items where they were counted, else of those that have begun."""
     found = await store.count_items(node.run_id, node.node_id)
     return Counts(
-        total=sum(found.values()),
+        total=max(sum(found.values()), 0 if node.counts is None else node.counts.total),
         succeeded=found.get(NodeStatus.SUCCEEDED, 0),
         failed=found.get(NodeStatus.FAILED, 0),
         skipped=found.get(NodeStatus.SKIPPED, 0),
