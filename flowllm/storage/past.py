@@ -12,7 +12,7 @@ class PastReads(Protocol):
     """Steps are named by their paths, without the numbers of items, and without the row of `--over`."""
 
     async def past_attempts(self, workflow: str, step: str, *, limit: int) -> list[AttemptRecord]:
-        """Ended attempts at a step in the newest runs of a workflow, the newest run's first: some from each until there
+        """Ended attempts at a step that were sent, in the newest runs of a workflow, the newest run's first: some from each until there
         are enough."""
         ...
 

@@ -15,7 +15,7 @@ RUNS: Final = 20
 _RUNS_OF: Final = f"SELECT run_id FROM runs WHERE workflow = :workflow ORDER BY seq DESC LIMIT {RUNS}"
 _ROWS: Final = "SELECT {columns} FROM {table} WHERE run_id = :run AND node_id GLOB :like AND {ended} LIMIT :limit"
 _ATTEMPTS: Final = _ROWS.format(
-    columns=", ".join(AttemptRow._fields), table="attempts", ended="finished_at IS NOT NULL"
+    columns=", ".join(AttemptRow._fields), table="attempts", ended="finished_at IS NOT NULL AND status <> 'not_sent'"
 )
 _STATUSES: Final = _ROWS.format(
     columns="node_id, status", table="nodes", ended="status IN ('succeeded', 'failed', 'skipped')"
@@ -39,7 +39,6 @@ class PastReader(Reader):
         return [NodeStatus(status) for _, status in rows]
 
     async def past_answers(self, provider: str, model: str, *, limit: int) -> list[AttemptRecord]:
-        """See `PastReads`."""
         rows = await self._all(_ANSWERS, {"provider": to_text(provider), "model": to_text(model), "limit": limit})
         return [attempt_of(AttemptRow._make(row)) for row in rows]
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from flowllm.core.records import replace
+from flowllm.core.types import AttemptStatus
 from flowllm.explain.estimate import Estimate
 from flowllm.explain.forecast import Forecast
 from flowllm.runtime.options import RunOptions
+from tests.support import records
 from tests.support.virtual import LoopClock, run_virtual
 from tests.support.virtual_app import opened
 from tests.support.workflows import workflow
@@ -67,6 +70,12 @@ def test_steps_within_and_rows_have_a_past_too() -> None:
         assert inner.basis == "1 earlier call"
         past = await app.store.past_attempts("past", "graph.inner", limit=10)
         assert [one.node_id for one in past] == ["graph.inner"]
+        run = await app.store.create_run(records.run("stopped", workflow="past", owner=records.ME))
+        lease = records.lease_of(run)
+        unsent = replace(past[0], attempt_id="unsent", run_id=run.run_id, status=AttemptStatus.NOT_SENT)
+        await app.store.begin_attempt(lease, unsent)
+        await app.store.commit(attempt=unsent, attempt_lease=lease)
+        assert await app.store.past_attempts("past", "graph.inner", limit=10) == past
         assert await app.store.past_attempts("past", "graph", limit=10) == []
         assert await app.store.past_attempts("other", "graph.inner", limit=10) == []
         each = await app.store.past_attempts("past", "each", limit=2)
