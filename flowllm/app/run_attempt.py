@@ -20,7 +20,7 @@ from flowllm.core.cancel import CancelToken, StopSignal
 from flowllm.core.clock import Clock
 from flowllm.core.errors import StoreError, fuller, text_of
 from flowllm.core.events import Event, Notice, RunEnded
-from flowllm.core.models import with_savings
+from flowllm.core.models import MODELS, with_savings
 from flowllm.core.money import Spend
 from flowllm.core.records import dataclass
 from flowllm.core.tasks import start_task, to_the_end
@@ -332,8 +332,8 @@ class RunAttempt:
         try:
             stats |= (await self._store.spend(run.run_id)).as_dict()
             if self._resumed:
-                attempts = (run.stats.get("models"), stats["models"])
-                stats["models"] = with_savings(await self._store.models(run.run_id), attempts)
+                attempts = (run.stats.get(MODELS), stats[MODELS])
+                stats[MODELS] = with_savings(await self._store.models(run.run_id), attempts)
             stats[COUNTED] = 1 if self._rows else len(self._workflow.steps)
             await self._store.finish_run(
                 RunLease(run_id=run.run_id, epoch=run.epoch),

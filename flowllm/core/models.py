@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
 from flowllm.core.money import Spend, rounded
 from flowllm.core.records import dataclass, field
@@ -58,6 +59,8 @@ class ModelTotals:
 
 Table = Sequence[Mapping[str, Json]]
 """A row a model, as `ModelTotals.as_dict` gives it."""
+MODELS: Final = "models"
+"""The entry of a run's figures that has such a table of all attempts at the run; it goes when one ends without."""
 
 
 def with_savings(models: Iterable[ModelTotals], attempts: Sequence[Table | None]) -> Table:

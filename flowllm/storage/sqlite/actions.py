@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from flowllm.core.errors import RunOwned
+from flowllm.core.models import MODELS
 from flowllm.core.types import AttemptStatus, Json, RunId, RunStatus
 from flowllm.storage.base import Owner, RunLease, RunRecord
 from flowllm.storage.monitoring import RunTotals, SuspensionRecord
@@ -102,7 +103,8 @@ def claim_run(run_id: RunId, owner: Owner) -> Unit:
             raise run_not_found(run_id)
         row = RunRow(*found[0][1:])
         run = run_of(row, seq=found[0][0], snapshot=row.snapshot)
-        run = replace(run, stats={**run.stats, RUN_ATTEMPTS: _attempts_at(connection, run, owner)})
+        kept = {name: value for name, value in run.stats.items() if name != MODELS or run.finished_at is not None}
+        run = replace(run, stats={**kept, RUN_ATTEMPTS: _attempts_at(connection, run, owner)})
         _change(connection, _CLAIM, {**values, "new_stats": to_json(dict(run.stats))})
         _forget_sent(connection, this)
         run = replace(run, totals=_totals(connection, this), tags=_tags(connection, this))

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from flowllm.core.models import MODELS
 from flowllm.core.types import Counts, NodeId, NodeStatus, RunId, RunStatus, StepId
 from flowllm.storage.base import NodeRecord, NodeWrite, Store
 from flowllm.storage.following import Within
@@ -44,9 +45,11 @@ async def test_items_are_counted_by_when_they_began_and_ended(store: Store) -> N
 
 async def test_a_claim_notes_when_each_attempt_at_the_run_began_and_ended(store: SqlStore) -> None:
     lease = lease_of(created := await store.create_run(run("r1", owner=ME)))
-    await store.finish_run(lease, status=RunStatus.FAILED, finished_at=created.started_at + 5.0, stats={"x": 1})
+    figures = {"x": 1, MODELS: []}
+    await store.finish_run(lease, status=RunStatus.FAILED, finished_at=created.started_at + 5.0, stats=figures)
     began = created.started_at + 100.0
-    lease = lease_of(await store.claim_run(R1, replace(ME, since=began)))
+    lease = lease_of(claimed := await store.claim_run(R1, replace(ME, since=began)))
+    assert claimed.stats[MODELS] == []
     late = replace(node("a", "r1"), started_at=began, finished_at=began + 7.0)
     await store.commit(nodes=[NodeWrite(lease=lease, node=late)])
     store._locks.release(R1)  # its process dies
@@ -56,6 +59,7 @@ async def test_a_claim_notes_when_each_attempt_at_the_run_began_and_ended(store:
     found = claimed.stats[RUN_ATTEMPTS]
     assert [(one["started_at"], one["finished_at"]) for one in found] == times
     assert ([one.get("process") for one in found], claimed.stats["x"]) == ([None, ME.process, ME.process], 1)
+    assert MODELS not in claimed.stats, "nobody knows what caches saved in the attempt before"
 
 
 def _within(name: str, parent: str, seq: int, **fields: object) -> NodeRecord:
