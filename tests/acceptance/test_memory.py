@@ -19,6 +19,8 @@ from tests.support.project import Project, killed_at_exit, prompts, until
 MOST = 200.0
 """MB that 50,000 rows may take."""
 GROWTH = 1.10
+CACHE = CACHE_KIB / 2**10
+"""MB of the database's pages that a writer keeps: a short run does not fill them."""
 IN_FLIGHT = 20
 
 _MEASURED = """
@@ -102,7 +104,7 @@ def test_computed_rows_take_the_memory_of_a_window(way: str, project: Project) -
     texts(project.folder / "rows.jsonl", many)
     second, after = _measured(project, *words), project.database.stat().st_size
     assert project.rows("SELECT count(*) FROM nodes WHERE place IS NOT NULL") == [(few + many,)]
-    pages = min((after - before) / 2**20, CACHE_KIB / 2**10)
+    pages = min((after - before) / 2**20, CACHE)
     assert second.peak <= first.peak * GROWTH + 4 + pages, (
         f"{pages:.1f} MB of pages; {first.told(few)}; {second.told(many)}"
     )
@@ -128,7 +130,7 @@ def test_50_000_rows_through_two_steps(project: Project) -> None:
         print(taken[count].told(count))
         each_once(project.folder / f"out{count}.jsonl", count)
     assert taken[50_000].peak < MOST
-    assert taken[50_000].peak <= taken[10_000].peak * GROWTH
+    assert taken[50_000].peak <= taken[10_000].peak * GROWTH + CACHE
 
 
 @pytest.mark.soak
@@ -182,4 +184,4 @@ def test_a_million_computed_rows(way: str, project: Project) -> None:
         print(taken[count].told(count))
         if way == "over":
             assert sum(1 for _ in (project.folder / "out.jsonl").open("rb")) == count
-    assert taken[1_000_000].peak <= taken[10_000].peak * GROWTH
+    assert taken[1_000_000].peak <= taken[10_000].peak * GROWTH + CACHE

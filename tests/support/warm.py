@@ -13,7 +13,7 @@ import json
 import os
 import resource
 import runpy
-import select
+import selectors
 import signal
 import socket
 import subprocess
@@ -31,6 +31,8 @@ from flowllm.cli import signals
 from tests.support.failpoints import arm
 
 ROOT = Path(__file__).resolve().parents[2]
+FOREVER = 1e6
+"""Seconds: more than any test takes, and less than the most that a selector waits for."""
 LARGEST = 1 << 20
 """Bytes of a request: words, folder and environment."""
 DIES = "DIES_AT"
@@ -60,7 +62,7 @@ class Forked:
     def wait(self, timeout: float | None = None) -> int:
         """Its exit code, minus the number of the signal that killed it; TimeoutExpired after so many seconds."""
         if self.returncode is None:
-            if not select.select([self._server], [], [], timeout)[0]:
+            if not _readable(timeout, self._server):
                 raise subprocess.TimeoutExpired(self.args, timeout or 0)
             self.returncode = os.waitstatus_to_exitcode(int(self._server.recv(32)))
             self._server.close()
@@ -75,7 +77,7 @@ class Forked:
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
         """All that it printed, once it has ended."""
-        ends = time.monotonic() + (timeout or 1e9)
+        ends = time.monotonic() + (timeout or FOREVER)
         said = ["", ""]
 
         def read(number: int, stream: Any) -> None:
@@ -180,13 +182,13 @@ def _serve(life: socket.socket, ear: socket.socket) -> dict[str, Any] | None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     living: dict[int, socket.socket] = {}
     while True:
-        ready, _, _ = select.select([life.fileno(), ear.fileno(), alarm], [], [])
+        ready = _readable(None, life, ear, alarm)
         if alarm in ready:
             os.read(alarm, 4096)
             _tell_of_ended(living)
-        if life.fileno() in ready:
+        if life in ready:
             return None
-        if ear.fileno() not in ready:
+        if ear not in ready:
             continue
         client, _ = ear.accept()
         request, streams, _, _ = socket.recv_fds(client, LARGEST, 3)
@@ -205,6 +207,14 @@ def _serve(life: socket.socket, ear: socket.socket) -> dict[str, Any] | None:
         for descriptor in streams:
             os.close(descriptor)
         client.send(str(pid).encode())
+
+
+def _readable(timeout: float | None, *files: Any) -> list[Any]:
+    """Which of these can be read within so many seconds; also above 1,024, where `select` ends."""
+    with selectors.DefaultSelector() as selector:
+        for file in files:
+            selector.register(file, selectors.EVENT_READ)
+        return [key.fileobj for key, _ in selector.select(timeout)]
 
 
 def _tell_of_ended(living: dict[int, socket.socket]) -> None:
