@@ -56,7 +56,10 @@ NOTE_RUNNING: Final = (
     "row_hash = NULL, started_at = excluded.started_at, finished_at = NULL, epoch = excluded.epoch, waits = NULL, "
     "change_no = excluded.change_no"
 )
-NOTE_WAITS: Final = "UPDATE nodes SET waits = ? WHERE run_id = ? AND node_id = ? AND epoch = ? AND status = 'running'"
+NOTE_WAITS: Final = (
+    "UPDATE nodes SET waits = ?, row_hash = NULL WHERE run_id = ? AND node_id = ? AND epoch = ? AND status = 'running'"
+)
+"""An item that a resume has taken over has a hash, also while it runs again."""
 WRITE_WAIT: Final = _upsert("waits", WAIT_FIELDS, "run_id, node_id")
 WRITE_GAUGE: Final = _upsert("gauges", GAUGE_FIELDS, "process, account, at")
 FORGET_GAUGES: Final = "DELETE FROM gauges WHERE at < ?"

@@ -168,6 +168,20 @@ async def test_what_a_node_waits_is_noted_while_it_runs_and_by_the_attempt_that_
     assert {one.node_id: dict(one.waits) for one in await store.nodes(R1)} == {"a": {"rate": 2.5}, "b": {"slot": 1.0}}
 
 
+async def test_an_item_that_a_resume_takes_over_while_it_ran_is_whole_when_its_waits_are_noted(store: Store) -> None:
+    lease = lease_of(await store.create_run(run("r1", owner=ME)))
+    item = replace(node("f[0]", "r1"), parent="f", place=0, content="c", status=NodeStatus.RUNNING, finished_at=None)
+    store.note_running(lease, item)
+    await store.finish_run(lease, status=RunStatus.INTERRUPTED, finished_at=3.0)
+    lease = lease_of(await store.claim_run(R1, ME))
+    await store.adopt(lease, NodeId("f"), [ItemKey(place=0, content="c")])
+    store.note_waits(lease, {NodeId("f[0]"): {"rate": 2.5}})
+    await store.finish_run(lease, status=RunStatus.INTERRUPTED, finished_at=4.0)
+    (found,) = await store.items(R1, NodeId("f"))
+    assert (found.status, dict(found.waits), found.damaged) == (NodeStatus.RUNNING, {"rate": 2.5}, False)
+    assert list(store.outputs(R1, NodeId("f"))) == [None]
+
+
 async def test_gauges_are_written_also_while_nothing_is_committed_as_all_wait(disk: SqlStore) -> None:
     gauge = Gauge(process="here:1", account="acc", at=1.0, in_flight=0, waiting=9)
     for second in range(3):
