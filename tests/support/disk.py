@@ -98,7 +98,7 @@ class File:
             how = self._draw.randrange(2, 5)
         match how:
             case 0:
-                shutil.rmtree(home)
+                _remove(home)
             case 1:
                 home.rename(away)
             case 2:
@@ -120,7 +120,7 @@ class File:
 
     def remove(self) -> None:
         tempfile.tempdir = None
-        shutil.rmtree(self.folder)
+        _remove(self.folder)
 
     def _commit(self) -> None:
         if self._draw.random() < self._full:
@@ -222,3 +222,9 @@ async def _outlasting(task: asyncio.Future[Any]) -> None:
     while not task.done():
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.wait([task])
+
+
+def _remove(folder: Path) -> None:
+    """Also while another thread opens a database there, which makes files."""
+    while folder.exists():
+        shutil.rmtree(folder, ignore_errors=True)
