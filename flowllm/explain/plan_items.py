@@ -29,7 +29,7 @@ from flowllm.runtime.item_reader import open_rows
 
 LOOKED_AT = 1000
 """Items that are bound and looked up in the cache."""
-COUNTED = 200_000
+COUNTED = 1_000_000
 """Rows of a stream that are counted; of a longer one nobody knows how many there are."""
 AT_ONCE = 50
 PAGE = 500
