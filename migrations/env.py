@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from alembic import context
 
-from flowllm.storage.sqlite.tables import metadata
+from flowllm.storage.sql.tables import metadata
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

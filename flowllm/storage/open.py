@@ -13,14 +13,14 @@ from pathlib import Path
 from flowllm.core.clock import Clock
 from flowllm.core.tasks import in_thread
 from flowllm.storage.base import Owner, Store
+from flowllm.storage.sql.spill import SENT, Spill
+from flowllm.storage.sql.statements import HAS_ENDED
+from flowllm.storage.sql.store import SqlStore
 from flowllm.storage.sqlite.connection import BUSY_TIMEOUT, connect, database_path, is_memory, reading_mode
 from flowllm.storage.sqlite.faults import explain, lost_results
 from flowllm.storage.sqlite.migrate import SchemaState, SchemaStatus, Upgrade, upgrade, upgrade_file
 from flowllm.storage.sqlite.migrate import status as schema_of
 from flowllm.storage.sqlite.pulse import Beat, Pulse
-from flowllm.storage.sqlite.spill import SENT, Spill
-from flowllm.storage.sqlite.statements import HAS_ENDED
-from flowllm.storage.sqlite.store import SqlStore
 
 __all__ = (
     "Beat",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flowllm.core.errors import StorageFailed
-from flowllm.storage.sqlite.store import SqlStore
+from flowllm.storage.sql.store import SqlStore
 from tests.support.dataset import json_lines, lines, texts
 from tests.support.over import FIRST, one_step, out, outputs_by_index, over, rows, two_steps
 from tests.support.project import QUICK, Project, until

@@ -7,7 +7,7 @@ import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
 
-from flowllm.storage.sqlite.rows import content_hash
+from flowllm.storage.sql.rows import content_hash
 from tests.support.project import Project
 
 MANY = 50_000

@@ -24,7 +24,8 @@ from flowllm.core.errors import DatabaseCorrupt, DatabaseTooNew, StorageFailed
 from flowllm.core.types import NodeId, NodeStatus, RunId, Trait
 from flowllm.storage.monitoring import Learned
 from flowllm.storage.open import open_store
-from flowllm.storage.sqlite import migrate, tables
+from flowllm.storage.sql import tables
+from flowllm.storage.sqlite import migrate
 from flowllm.storage.sqlite.migrate import SchemaState, Upgrade, migrations_folder, status, upgrade
 from tests.support.process import ROOT, worker
 from tests.support.records import ME, answer, attempt_of_node, lease_of, run

@@ -21,9 +21,9 @@ from flowllm.core.errors import StorageFailed
 from flowllm.core.types import Json, NodeStatus
 from flowllm.storage.base import Store
 from flowllm.storage.open import this_process
-from flowllm.storage.sqlite import spill, texts
-from flowllm.storage.sqlite.store import SqlStore
-from flowllm.storage.sqlite.writer import Failpoints
+from flowllm.storage.sql import spill, texts
+from flowllm.storage.sql.store import SqlStore
+from flowllm.storage.sql.writer import Failpoints
 from tests.support.stores import FAST, InlineStore, new_database
 
 if TYPE_CHECKING:

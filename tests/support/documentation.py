@@ -33,7 +33,7 @@ from flowllm.language.sandbox_methods import methods_of
 from flowllm.language.schema import default_as_written
 from flowllm.language.template import RESERVED_IDS
 from flowllm.language.template_paths import RECORD_FIELDS, RUN_FIELDS
-from flowllm.storage.sqlite.tables import metadata, versions
+from flowllm.storage.sql.tables import metadata, versions
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flowllm.datasets.output import OutputFile
-from flowllm.storage.sqlite import writer
+from flowllm.storage.sql import writer
 
 BESIDE = re.compile(r"\.flowllm-\w+\.tmp")
 """Files that are renamed once they are whole."""

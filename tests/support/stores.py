@@ -14,11 +14,11 @@ from typing import Any, ClassVar
 from weakref import WeakSet
 
 from flowllm.storage.base import NodeRecord, Owner
+from flowllm.storage.sql.statements import Unit
+from flowllm.storage.sql.store import SqlStore
+from flowllm.storage.sql.writer import Writer, _Job
 from flowllm.storage.sqlite.connection import connect
 from flowllm.storage.sqlite.migrate import create
-from flowllm.storage.sqlite.statements import Unit
-from flowllm.storage.sqlite.store import SqlStore
-from flowllm.storage.sqlite.writer import Writer, _Job
 
 FAST = next((folder for folder in ("/dev/shm",) if os.access(folder, os.W_OK)), None)
 US = Owner(pid=1, host="here", since=0.0)

@@ -227,7 +227,7 @@ def main(life: int, ear: int) -> NoReturn:
     """Import, serve; in each child: be the command."""
     for module in ("main", "run", "show", "runs", "export", "report"):
         __import__(f"flowllm.cli.{module}")
-    for module in ("flowllm.storage.sqlite.store", "openai", "aiohttp", "jsonschema", "httpcore2", "genai_prices"):
+    for module in ("flowllm.storage.sql.store", "openai", "aiohttp", "jsonschema", "httpcore2", "genai_prices"):
         __import__(module)
     gc.collect()
     gc.freeze()  # children share what is here: a collection of theirs must not copy it

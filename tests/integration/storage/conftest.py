@@ -10,7 +10,7 @@ import pytest
 from flowllm.core.clock import SystemClock
 from flowllm.storage.base import Store
 from flowllm.storage.open import open_store
-from flowllm.storage.sqlite.store import SqlStore
+from flowllm.storage.sql.store import SqlStore
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from flowllm.core.types import NodeStatus
 from flowllm.storage.base import NodeRecord, Store
 from flowllm.storage.browsing import Beside, ItemOrder, ItemQuery
-from flowllm.storage.sqlite import browsing
+from flowllm.storage.sql import browsing
 from tests.support.items import POSTS, R1, again, item, write, written
 from tests.support.records import lease_of
 

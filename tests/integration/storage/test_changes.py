@@ -10,7 +10,7 @@ import pytest
 from flowllm.core.types import AttemptStatus, NodeId, NodeStatus, RunId, RunStatus
 from flowllm.storage.base import ItemKey, NodeWrite, Store
 from flowllm.storage.monitoring import Gauge, Learned, RunTotals, SuspensionRecord
-from flowllm.storage.sqlite.store import SqlStore
+from flowllm.storage.sql.store import SqlStore
 from tests.support.records import ME, attempt_of_node, lease_of, node, run
 
 pytestmark = pytest.mark.anyio

@@ -17,8 +17,8 @@ from flowllm.core.errors import DatabaseCorrupt, StorageFailed, StoreError, Usag
 from flowllm.core.types import NodeStatus, RunId, RunStatus
 from flowllm.storage.base import NodeWrite
 from flowllm.storage.open import open_store
+from flowllm.storage.sql.store import SqlStore
 from flowllm.storage.sqlite.migrate import SchemaState, inspect
-from flowllm.storage.sqlite.store import SqlStore
 from tests.support.records import ME, answer, lease_of, node, run
 
 pytestmark = pytest.mark.anyio

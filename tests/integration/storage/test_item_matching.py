@@ -16,8 +16,8 @@ from flowllm.core.errors import DatabaseCorrupt, OwnershipLost, StorageFailed
 from flowllm.core.types import NodeStatus, StepKind
 from flowllm.storage.base import ItemKey, RunLease, Store
 from flowllm.storage.open import open_store
-from flowllm.storage.sqlite.store import SqlStore
-from flowllm.storage.sqlite.writer import Failpoints
+from flowllm.storage.sql.store import SqlStore
+from flowllm.storage.sql.writer import Failpoints
 from tests.support.items import POSTS, R1, adopt, again, foreach, item, told, write, written
 from tests.support.records import ME, lease_of, node
 

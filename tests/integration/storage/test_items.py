@@ -15,8 +15,8 @@ from flowllm.core.errors import DatabaseCorrupt, OwnershipLost
 from flowllm.core.types import Counts, NodeId, NodeStatus, RunId
 from flowllm.storage.base import ItemKey, MatchedItem, NodeWrite, RunLease, Store
 from flowllm.storage.open import open_store
-from flowllm.storage.sqlite import item_matching, outputs
-from flowllm.storage.sqlite.store import SqlStore
+from flowllm.storage.sql import item_matching, outputs
+from flowllm.storage.sql.store import SqlStore
 from tests.support.items import POSTS, R1, again, foreach, item, write, written
 from tests.support.items import adopt as adopt_all
 from tests.support.records import ME, lease_of, node, run

@@ -14,9 +14,9 @@ from flowllm.core.errors import OwnershipLost, RunOwned
 from flowllm.core.types import AttemptStatus, RunId, RunStatus
 from flowllm.storage.base import NodeWrite
 from flowllm.storage.open import open_store, this_process
-from flowllm.storage.sqlite import store as sql
+from flowllm.storage.sql import store as sql
+from flowllm.storage.sql.store import SqlStore
 from flowllm.storage.sqlite import watch
-from flowllm.storage.sqlite.store import SqlStore
 from tests.support.process import worker
 from tests.support.records import ME, OTHER, attempt_of_node, lease_of, node, run
 

@@ -11,7 +11,7 @@ import pytest
 from flowllm.core.types import NodeId, NodeStatus, RunId
 from flowllm.storage.base import NodeWrite, Store
 from flowllm.storage.comparing import ItemOutcome
-from flowllm.storage.sqlite.store import SqlStore
+from flowllm.storage.sql.store import SqlStore
 from tests.support.items import POSTS, R1, again, item, write, written
 from tests.support.records import ME, lease_of, run
 

@@ -17,7 +17,7 @@ from flowllm.core.errors import DatabaseCorrupt, StorageFailed
 from flowllm.core.types import NodeId, RunId
 from flowllm.storage.base import NodeWrite
 from flowllm.storage.open import open_store
-from flowllm.storage.sqlite.store import SqlStore
+from flowllm.storage.sql.store import SqlStore
 from tests.support.records import ME, answer, attempt_of_node, lease_of, node, run
 
 pytestmark = pytest.mark.anyio

@@ -9,7 +9,7 @@ import pytest
 
 from flowllm.core.types import NodeId, NodeStatus
 from flowllm.storage.base import Store
-from flowllm.storage.sqlite.store import SqlStore
+from flowllm.storage.sql.store import SqlStore
 from tests.support.items import POSTS, R1, adopt, again, foreach, item, write, written
 from tests.support.records import lease_of, node
 

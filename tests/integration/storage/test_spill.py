@@ -17,10 +17,10 @@ from flowllm.core.errors import StorageFailed
 from flowllm.core.types import NodeStatus, RunId, RunStatus, StepKind
 from flowllm.storage.base import NodeWrite, RunLease
 from flowllm.storage.open import open_store
-from flowllm.storage.sqlite import spill as module
-from flowllm.storage.sqlite.spill import Spill
-from flowllm.storage.sqlite.store import SqlStore
-from flowllm.storage.sqlite.writer import Failpoints
+from flowllm.storage.sql import spill as module
+from flowllm.storage.sql.spill import Spill
+from flowllm.storage.sql.store import SqlStore
+from flowllm.storage.sql.writer import Failpoints
 from tests.support.process import worker
 from tests.support.records import ME, answer, attempt_of_node, lease_of, node, run
 

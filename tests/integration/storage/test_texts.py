@@ -17,10 +17,10 @@ from flowllm.core.errors import DatabaseCorrupt, StoreError
 from flowllm.core.types import Json, NodeId, NodeStatus, RunId, RunStatus, item_id
 from flowllm.storage.base import ItemKey, MemoRecord, NodeRecord, NodeWrite, RunLease
 from flowllm.storage.open import open_store
-from flowllm.storage.sqlite.rows import to_json
-from flowllm.storage.sqlite.store import SqlStore
-from flowllm.storage.sqlite.texts import LONG, Texts, _deflated
-from flowllm.storage.sqlite.writer import Failpoints
+from flowllm.storage.sql.rows import to_json
+from flowllm.storage.sql.store import SqlStore
+from flowllm.storage.sql.texts import LONG, Texts, _deflated
+from flowllm.storage.sql.writer import Failpoints
 from tests.migrations.test_migrations import step
 from tests.support.items import POSTS, R1, foreach, item
 from tests.support.records import ME, USAGE, answer, attempt_of_node, lease_of, node, run
@@ -199,7 +199,7 @@ async def test_a_text_that_leans_may_end_as_one_that_is_kept(disk: SqlStore) -> 
 async def test_the_writer_holds_a_bounded_part_of_what_it_wrote(
     disk: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flowllm.storage.sqlite.texts.HELD", 100_000)
+    monkeypatch.setattr("flowllm.storage.sql.texts.HELD", 100_000)
     lease = lease_of(await disk.create_run(run(R1, owner=ME)))
     texts: Texts = disk._writer._texts
     for start in range(0, 24, 8):

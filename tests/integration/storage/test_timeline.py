@@ -10,7 +10,7 @@ from flowllm.core.models import MODELS
 from flowllm.core.types import Counts, NodeId, NodeStatus, RunId, RunStatus, StepId
 from flowllm.storage.base import NodeRecord, NodeWrite, Store
 from flowllm.storage.following import Within
-from flowllm.storage.sqlite.store import SqlStore
+from flowllm.storage.sql.store import SqlStore
 from flowllm.storage.timeline import RUN_ATTEMPTS
 from tests.support.records import ME, attempt_of_node, lease_of, node, run
 

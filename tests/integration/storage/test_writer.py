@@ -18,10 +18,10 @@ from flowllm.core.errors import OwnershipLost, StorageFailed
 from flowllm.core.types import RunId
 from flowllm.storage.base import NodeWrite, RunLease
 from flowllm.storage.open import open_store
-from flowllm.storage.sqlite import statements
-from flowllm.storage.sqlite.statements import Unit
-from flowllm.storage.sqlite.store import SqlStore
-from flowllm.storage.sqlite.writer import Failpoints, Writer
+from flowllm.storage.sql import statements
+from flowllm.storage.sql.statements import Unit
+from flowllm.storage.sql.store import SqlStore
+from flowllm.storage.sql.writer import Failpoints, Writer
 from tests.support.process import worker
 from tests.support.records import ME, answer, attempt_of_node, lease_of, node, run
 

@@ -19,9 +19,9 @@ from flowllm.core.errors import FlowLLMError
 from flowllm.core.types import RunId, RunStatus
 from flowllm.storage.base import NodeWrite
 from flowllm.storage.open import open_store, this_process
+from flowllm.storage.sql.store import SqlStore
+from flowllm.storage.sql.writer import Failpoints
 from flowllm.storage.sqlite.migrate import upgrade
-from flowllm.storage.sqlite.store import SqlStore
-from flowllm.storage.sqlite.writer import Failpoints
 from tests.support.records import ME, answer, attempt_of_node, lease_of, node, run
 
 

@@ -10,7 +10,7 @@ from flowllm.core.clock import SystemClock
 from flowllm.core.types import Json, NodeStatus, StepKind
 from flowllm.storage.base import RunRecord
 from flowllm.storage.open import open_store
-from flowllm.storage.sqlite.store import SqlStore
+from flowllm.storage.sql.store import SqlStore
 from flowllm.views import compare as module
 from flowllm.views import report as report_module
 from flowllm.views.compare import compare

@@ -15,7 +15,7 @@ from flowllm.core.request import Answer
 from flowllm.core.types import NodeStatus
 from flowllm.runtime.foreach_state import OpenItemLimit
 from flowllm.runtime.options import RunOptions
-from flowllm.storage.sqlite.rows import MemoRow, memo_hash
+from flowllm.storage.sql.rows import MemoRow, memo_hash
 from tests.support.answering import Told, sit, stage
 from tests.support.run_attempts import Stage
 from tests.support.virtual import run_virtual

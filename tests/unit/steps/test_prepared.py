@@ -17,7 +17,7 @@ from flowllm.providers.simulated.provider import SimulatedConfig, SimulatedProvi
 from flowllm.steps.base import Bound
 from flowllm.steps.prompt.prepared import FilledRequest
 from flowllm.steps.prompt.runner import PromptRunner
-from flowllm.storage.sqlite.rows import to_json
+from flowllm.storage.sql.rows import to_json
 from tests.support.calls import FakeProvider
 from tests.support.workflows import workflow
 

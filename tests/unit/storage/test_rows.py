@@ -7,8 +7,8 @@ import pytest
 
 from flowllm.core.errors import DatabaseCorrupt
 from flowllm.core.types import Counts, NodeStatus, RunStatus, Usage
-from flowllm.storage.sqlite import records, rows, tables
-from flowllm.storage.sqlite.rows import to_json
+from flowllm.storage.sql import records, rows, tables
+from flowllm.storage.sql.rows import to_json
 from tests.support.records import ME, answer, attempt_of_node, node, run
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowllm.storage.sqlite.rows import content_hash, from_json, from_text, to_json, to_text
+from flowllm.storage.sql.rows import content_hash, from_json, from_text, to_json, to_text
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))  # lone surrogates included
 ANY_JSON = st.recursive(

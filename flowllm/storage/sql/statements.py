@@ -15,7 +15,7 @@ from typing import Any, Final
 from flowllm.core.records import dataclass
 from flowllm.core.types import RunId, StepKind
 from flowllm.storage.base import RunLease
-from flowllm.storage.sqlite.rows import (
+from flowllm.storage.sql.rows import (
     GAUGE_FIELDS,
     WAIT_FIELDS,
     AttemptRow,
@@ -25,8 +25,8 @@ from flowllm.storage.sqlite.rows import (
     RunningRow,
     RunRow,
 )
-from flowllm.storage.sqlite.texts import Texts
-from flowllm.storage.sqlite.totals import CHARGED, NONE, Totals, figures
+from flowllm.storage.sql.texts import Texts
+from flowllm.storage.sql.totals import CHARGED, NONE, Totals, figures
 
 
 def _insert(table: str, fields: tuple[str, ...], then: str = "") -> str:

@@ -9,10 +9,10 @@ from typing import Any, Final
 from flowllm.core.types import NodeId, NodeStatus, RunId
 from flowllm.storage.base import NodeRecord
 from flowllm.storage.browsing import Beside, ItemOrder, ItemPage, ItemQuery, as_searched
-from flowllm.storage.sqlite.reader import ITEMS_OF, Reader
-from flowllm.storage.sqlite.records import node_of
-from flowllm.storage.sqlite.rows import NodeRow, from_json, from_text, to_text
-from flowllm.storage.sqlite.texts import NODE_TEXTS
+from flowllm.storage.sql.reader import ITEMS_OF, Reader
+from flowllm.storage.sql.records import node_of
+from flowllm.storage.sql.rows import NodeRow, from_json, from_text, to_text
+from flowllm.storage.sql.texts import NODE_TEXTS
 
 SEARCHED: Final = 20_000
 """Items that one search looks through at most."""

@@ -8,8 +8,8 @@ from typing import Final
 
 from flowllm.core.types import NodeId, NodeStatus, RunId
 from flowllm.storage.comparing import Contents, ItemOutcome, ItemPair
-from flowllm.storage.sqlite.reader import CURRENT, ITEMS_OF, Reader
-from flowllm.storage.sqlite.rows import content_hash, from_json, to_text
+from flowllm.storage.sql.reader import CURRENT, ITEMS_OF, Reader
+from flowllm.storage.sql.rows import content_hash, from_json, to_text
 
 _ITEMS: Final = """
 SELECT *, row_number() OVER (PARTITION BY content ORDER BY at) AS occurrence FROM (

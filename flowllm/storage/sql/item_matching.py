@@ -8,11 +8,11 @@ from typing import Any, Final
 
 from flowllm.core.types import NodeId, NodeStatus, item_id, item_index
 from flowllm.storage.base import ItemKey, RunLease
-from flowllm.storage.sqlite.records import is_whole
-from flowllm.storage.sqlite.rows import NodeRow, from_text, node_hash, to_text
-from flowllm.storage.sqlite.statements import Unit
-from flowllm.storage.sqlite.texts import NODE_TEXTS, read
-from flowllm.storage.sqlite.totals import Totals
+from flowllm.storage.sql.records import is_whole
+from flowllm.storage.sql.rows import NodeRow, from_text, node_hash, to_text
+from flowllm.storage.sql.statements import Unit
+from flowllm.storage.sql.texts import NODE_TEXTS, read
+from flowllm.storage.sql.totals import Totals
 
 Found = tuple[int, NodeRow | None]
 """An item's number, and its row as it now stands, if it has one."""

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from flowllm.core.types import NODE_TERMINAL, NodeId, NodeStatus, RunId, StepId
 from flowllm.storage.base import AttemptRecord
-from flowllm.storage.sqlite.reader import Reader
-from flowllm.storage.sqlite.records import attempt_of
-from flowllm.storage.sqlite.rows import AttemptRow, from_text, to_text
+from flowllm.storage.sql.reader import Reader
+from flowllm.storage.sql.records import attempt_of
+from flowllm.storage.sql.rows import AttemptRow, from_text, to_text
 from flowllm.storage.timeline import Activity
 
 _ATTEMPTS: Final = (

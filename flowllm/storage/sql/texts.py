@@ -18,8 +18,8 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from flowllm.storage.sql.rows import MemoRow, NodeRow
 from flowllm.storage.sqlite.connection import fetch
-from flowllm.storage.sqlite.rows import MemoRow, NodeRow
 
 LONG: Final = 256
 """Characters from which on a text is kept so."""

@@ -12,11 +12,9 @@ from flowllm.core.models import MODELS
 from flowllm.core.types import AttemptStatus, Json, RunId, RunStatus
 from flowllm.storage.base import Owner, RunLease, RunRecord
 from flowllm.storage.monitoring import RunTotals, SuspensionRecord
-from flowllm.storage.sqlite import statements, texts
-from flowllm.storage.sqlite.connection import fetch
-from flowllm.storage.sqlite.faults import run_exists, run_not_found, run_owned
-from flowllm.storage.sqlite.records import run_of, totals_of, wait_of
-from flowllm.storage.sqlite.rows import (
+from flowllm.storage.sql import statements, texts
+from flowllm.storage.sql.records import run_of, totals_of, wait_of
+from flowllm.storage.sql.rows import (
     WAIT_FIELDS,
     AttemptRow,
     RunRow,
@@ -28,8 +26,10 @@ from flowllm.storage.sqlite.rows import (
     to_json,
     to_text,
 )
-from flowllm.storage.sqlite.statements import Unit
-from flowllm.storage.sqlite.totals import Totals
+from flowllm.storage.sql.statements import Unit
+from flowllm.storage.sql.totals import Totals
+from flowllm.storage.sqlite.connection import fetch
+from flowllm.storage.sqlite.faults import run_exists, run_not_found, run_owned
 from flowllm.storage.timeline import RUN_ATTEMPTS, begun
 
 

@@ -10,9 +10,9 @@ from typing import Any, Final
 from flowllm.core.models import ModelTotals, asked_model
 from flowllm.core.types import ABANDONED, THROTTLED, USAGE_FIELDS, RunStatus, Usage
 from flowllm.storage.base import RunRecord
-from flowllm.storage.sqlite.records import listed_run, run_of, spend_of, totals_of
-from flowllm.storage.sqlite.rows import RunRow, from_text, to_json, to_text
-from flowllm.storage.sqlite.totals import FIGURES, STATUSES
+from flowllm.storage.sql.records import listed_run, run_of, spend_of, totals_of
+from flowllm.storage.sql.rows import RunRow, from_text, to_json, to_text
+from flowllm.storage.sql.totals import FIGURES, STATUSES
 
 LAST: Final = "\U0010ffff"
 """Sorts after every text."""

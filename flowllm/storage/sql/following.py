@@ -7,11 +7,11 @@ from typing import Any, Final
 
 from flowllm.core.types import NODE_TERMINAL, Counts, NodeId, NodeStatus, RunId, RunStatus
 from flowllm.storage.following import ItemChange, NodeBrief, Past, Within, WorkflowSums
-from flowllm.storage.sqlite.reader import Reader
-from flowllm.storage.sqlite.records import reading, totals_of, usage_of
-from flowllm.storage.sqlite.rows import from_json, from_text, to_text
-from flowllm.storage.sqlite.run_queries import TOTALS
-from flowllm.storage.sqlite.totals import FIGURES, STATUSES
+from flowllm.storage.sql.reader import Reader
+from flowllm.storage.sql.records import reading, totals_of, usage_of
+from flowllm.storage.sql.rows import from_json, from_text, to_text
+from flowllm.storage.sql.run_queries import TOTALS
+from flowllm.storage.sql.totals import FIGURES, STATUSES
 
 _COLUMNS: Final = (
     *("node_id", "kind", "status", "parent", "place", "started_at", "finished_at", "queue_s", "call_s", "cached"),

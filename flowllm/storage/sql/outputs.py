@@ -15,12 +15,12 @@ from typing import Any, Final, overload
 from flowllm.core.errors import DatabaseCorrupt, StorageFailed, StoreError
 from flowllm.core.types import Json, NodeId, NodeStatus, RunId, item_id
 from flowllm.storage.base import NodeRecord
+from flowllm.storage.sql.reader import ITEMS_OF
+from flowllm.storage.sql.records import has_its_output, is_whole, node_of
+from flowllm.storage.sql.rows import NodeRow, from_json, to_text
+from flowllm.storage.sql.texts import NODE_TEXTS, read
 from flowllm.storage.sqlite.connection import connect, reading_mode
 from flowllm.storage.sqlite.faults import RESTORE, explain
-from flowllm.storage.sqlite.reader import ITEMS_OF
-from flowllm.storage.sqlite.records import has_its_output, is_whole, node_of
-from flowllm.storage.sqlite.rows import NodeRow, from_json, to_text
-from flowllm.storage.sqlite.texts import NODE_TEXTS, read
 
 PAGE: Final = 500
 """Outputs that are read, and held, at a time."""

@@ -24,7 +24,7 @@ from flowllm.core.types import (
 )
 from flowllm.storage.base import AttemptRecord, MemoRecord, NodeRecord, Owner, RunRecord
 from flowllm.storage.monitoring import RunTotals, SuspensionRecord
-from flowllm.storage.sqlite.rows import (
+from flowllm.storage.sql.rows import (
     AttemptRow,
     MemoRow,
     NodeRow,
@@ -38,7 +38,7 @@ from flowllm.storage.sqlite.rows import (
     outputs_hash,
     run_hash,
 )
-from flowllm.storage.sqlite.totals import STATUSES
+from flowllm.storage.sql.totals import STATUSES
 
 _UNREADABLE: Final = (ValueError, TypeError, AttributeError, KeyError)
 """What the parts of a damaged row raise."""

@@ -19,11 +19,9 @@ from flowllm.core.tasks import start_task
 from flowllm.core.types import NodeId, NodeStatus, RunId, step_path
 from flowllm.storage.base import AttemptRecord, NodeRecord, RunRecord
 from flowllm.storage.monitoring import Gauge, Learned, MemoStats, SuspensionRecord
-from flowllm.storage.sqlite import run_queries
-from flowllm.storage.sqlite.connection import connect, fetch, reading_mode
-from flowllm.storage.sqlite.faults import ambiguous, explain, run_not_found
-from flowllm.storage.sqlite.records import attempt_of, damaged, is_whole, node_of, spend_of, wait_of
-from flowllm.storage.sqlite.rows import (
+from flowllm.storage.sql import run_queries
+from flowllm.storage.sql.records import attempt_of, damaged, is_whole, node_of, spend_of, wait_of
+from flowllm.storage.sql.rows import (
     GAUGE_FIELDS,
     WAIT_FIELDS,
     AttemptRow,
@@ -33,9 +31,11 @@ from flowllm.storage.sqlite.rows import (
     from_text,
     to_text,
 )
-from flowllm.storage.sqlite.run_queries import LAST, TOTALS, Rows, all_of, columns
-from flowllm.storage.sqlite.texts import MEMO_TEXTS, NODE_TEXTS, read
-from flowllm.storage.sqlite.totals import CHARGED, summed
+from flowllm.storage.sql.run_queries import LAST, TOTALS, Rows, all_of, columns
+from flowllm.storage.sql.texts import MEMO_TEXTS, NODE_TEXTS, read
+from flowllm.storage.sql.totals import CHARGED, summed
+from flowllm.storage.sqlite.connection import connect, fetch, reading_mode
+from flowllm.storage.sqlite.faults import ambiguous, explain, run_not_found
 
 KEYS: Final = 500
 """Keys in one look into the memo at most."""

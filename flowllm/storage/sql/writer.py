@@ -22,7 +22,11 @@ from typing import Any, Final
 from flowllm.core.errors import DatabaseCorrupt, FlowLLMError, OwnershipLost, StorageFailed, StoreError
 from flowllm.core.records import dataclass
 from flowllm.storage.base import RunLease
-from flowllm.storage.sqlite import statements
+from flowllm.storage.sql import statements
+from flowllm.storage.sql.rows import to_text
+from flowllm.storage.sql.spill import SENT, Spill
+from flowllm.storage.sql.statements import Unit, packed, unpacked, without_leases
+from flowllm.storage.sql.texts import Texts
 from flowllm.storage.sqlite.connection import BUSY_TIMEOUT, begin, connect_writer, rollback
 from flowllm.storage.sqlite.faults import (
     Lost,
@@ -33,10 +37,6 @@ from flowllm.storage.sqlite.faults import (
     ownership_lost,
     worth_one_by_one,
 )
-from flowllm.storage.sqlite.rows import to_text
-from flowllm.storage.sqlite.spill import SENT, Spill
-from flowllm.storage.sqlite.statements import Unit, packed, unpacked, without_leases
-from flowllm.storage.sqlite.texts import Texts
 from flowllm.storage.sqlite.watch import Watch, rescue
 
 GROUP: Final = 1000

@@ -22,7 +22,7 @@ from sqlalchemy import (
     text,
 )
 
-from flowllm.storage.sqlite.totals import FIGURES, STATUSES
+from flowllm.storage.sql.totals import FIGURES, STATUSES
 
 metadata = MetaData()
 BIG = BigInteger().with_variant(Integer(), "sqlite")

@@ -24,17 +24,14 @@ from flowllm.storage.base import (
     RunRecord,
 )
 from flowllm.storage.monitoring import Gauge, Learned, SuspensionRecord
-from flowllm.storage.sqlite import actions, item_matching, statements
-from flowllm.storage.sqlite.browsing import BrowsingReader
-from flowllm.storage.sqlite.connection import BUSY_TIMEOUT, compact
-from flowllm.storage.sqlite.faults import run_not_found
-from flowllm.storage.sqlite.following import FollowingReader
-from flowllm.storage.sqlite.outputs import ChosenOutputs, StoredOutputs, StoredResults
-from flowllm.storage.sqlite.ownership import Locks
-from flowllm.storage.sqlite.pairs import ComparingReader
-from flowllm.storage.sqlite.past import PastReader
-from flowllm.storage.sqlite.records import memo_of, node_of
-from flowllm.storage.sqlite.rows import (
+from flowllm.storage.sql import actions, item_matching, statements
+from flowllm.storage.sql.browsing import BrowsingReader
+from flowllm.storage.sql.following import FollowingReader
+from flowllm.storage.sql.outputs import ChosenOutputs, StoredOutputs, StoredResults
+from flowllm.storage.sql.pairs import ComparingReader
+from flowllm.storage.sql.past import PastReader
+from flowllm.storage.sql.records import memo_of, node_of
+from flowllm.storage.sql.rows import (
     attempt_row,
     gauge_row,
     learned_row,
@@ -46,10 +43,13 @@ from flowllm.storage.sqlite.rows import (
     wait_row,
     waits_text,
 )
-from flowllm.storage.sqlite.statements import Unit
-from flowllm.storage.sqlite.timeline import TimelineReader
+from flowllm.storage.sql.statements import Unit
+from flowllm.storage.sql.timeline import TimelineReader
+from flowllm.storage.sql.writer import Failpoints, Writer
+from flowllm.storage.sqlite.connection import BUSY_TIMEOUT, compact
+from flowllm.storage.sqlite.faults import run_not_found
+from flowllm.storage.sqlite.ownership import Locks
 from flowllm.storage.sqlite.watch import OTHERS_KNOWN
-from flowllm.storage.sqlite.writer import Failpoints, Writer
 
 GOING = 1_000_000
 """A limit that no number of runs that stand as running reaches."""

@@ -6,9 +6,9 @@ from typing import Any, Final
 
 from flowllm.core.types import ROW, NodeStatus, step_path
 from flowllm.storage.base import AttemptRecord
-from flowllm.storage.sqlite.reader import TIMED, Reader
-from flowllm.storage.sqlite.records import attempt_of
-from flowllm.storage.sqlite.rows import AttemptRow, from_text, to_text
+from flowllm.storage.sql.reader import TIMED, Reader
+from flowllm.storage.sql.records import attempt_of
+from flowllm.storage.sql.rows import AttemptRow, from_text, to_text
 
 RUNS: Final = 20
 """The newest runs, whatever came of them, that are looked into."""
