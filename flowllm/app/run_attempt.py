@@ -32,9 +32,9 @@ from flowllm.limits.scope import MINUTE
 from flowllm.reporting.base import AccountState, Closable, Observer, Watching
 from flowllm.reporting.stats import Stats
 from flowllm.runtime.execute import AttemptOutcome, DatasetRun, execute_node, execute_run
-from flowllm.runtime.foreach_runner import LOCAL_WINDOW
 from flowllm.runtime.foreach_state import DEFAULT_WINDOW, MOST_OPEN_ITEMS, OpenItemLimit
 from flowllm.runtime.graph_state import CompiledGraph
+from flowllm.runtime.item_pump import LOCAL_WINDOW
 from flowllm.runtime.run_context import RunContext, RunServices
 from flowllm.steps.base import StepRunner, close_runners
 from flowllm.steps.save import Saver

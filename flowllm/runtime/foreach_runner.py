@@ -6,8 +6,6 @@ looks at the whole list.
 
 from __future__ import annotations
 
-import asyncio
-import math
 from dataclasses import replace
 from functools import partial
 
@@ -16,44 +14,25 @@ from flowllm.core.errors import StepError, StoreError
 from flowllm.core.events import FanOutCounted, FanOutStarted
 from flowllm.core.fingerprint import fingerprint
 from flowllm.core.tasks import start_task
-from flowllm.core.types import (
-    REQUEST_KINDS,
-    Counts,
-    Json,
-    NodeId,
-    NodeStatus,
-    OnError,
-    RunStatus,
-    StepKind,
-    WaitReason,
-    item_id,
-)
+from flowllm.core.types import Counts, Json, NodeId, NodeStatus, OnError, RunStatus
 from flowllm.datasets.base import Rows
 from flowllm.datasets.rows import counted
 from flowllm.language.sandbox_limits import rendered
 from flowllm.runtime.background import MOST_READY
-from flowllm.runtime.cached_items import CachedItems
 from flowllm.runtime.foreach_results import ForeachResults
 from flowllm.runtime.foreach_state import Ended, ForeachState, foreach_state
-from flowllm.runtime.graph_state import texts_together
 from flowllm.runtime.invocation import Earlier, GraphScope, NodeInvocation, UsageTotals
+from flowllm.runtime.item_pump import ItemPump
 from flowllm.runtime.item_reader import Item, ItemReader, open_rows
-from flowllm.runtime.node_runner import NodeWork, compute, record_outcome
+from flowllm.runtime.node_runner import NodeWork, record_outcome
 from flowllm.runtime.resume_policy import UNJUDGED, reached_before
 from flowllm.runtime.row_sink import RowSink
 from flowllm.runtime.run_context import RunContext
-from flowllm.steps.base import ItemPosition
 from flowllm.storage.base import NodeRecord
 
-LOCAL_WINDOW = 64
-"""Items in flight of steps that ask no model, where `max_concurrent` does not say."""
 MOST_SUSPENDED = 1024
 """Suspended items of a foreach that are held to be started again while others are executed; more are when it is
 executed again as a whole."""
-LOOK_EVERY = 0.25
-"""Seconds after which it is seen anew how many items may be in flight."""
-MIN_BATCHES = 8
-"""Requests' worth of texts to embed that a foreach has in flight at least."""
 
 
 async def execute_foreach(
@@ -68,52 +47,34 @@ async def execute_foreach(
     )
 
 
-class ForeachRunner:
+class ForeachRunner(ItemPump):
     """One foreach while it is executed."""
 
     def __init__(self, context: RunContext, invocation: NodeInvocation, work: NodeWork, sink: RowSink | None) -> None:
-        self._context = context
-        self._invocation = invocation
-        self._work = work
-        self._sink = sink
-        self._foreach = invocation.step.foreach
-        self._item_step = replace(invocation.step, foreach=None)
+        step, foreach = replace(invocation.step, foreach=None), invocation.step.foreach
         if reached_before(invocation.earlier) and not context.retry_failed:
             # what had enough without the items that failed does not ask them again: its output stays what it was
-            self._item_step = replace(self._item_step, on_error=OnError.CONTINUE)
-        self._node = invocation.node_id
-        accepting = self._foreach is not None and self._foreach.accept is not None
+            step = replace(step, on_error=OnError.CONTINUE)
+        accepting = foreach is not None and foreach.accept is not None
         token = invocation.scope.token
-        self._scope = GraphScope(
+        scope = GraphScope(
             token=token.child() if accepting else token,
             totals=UsageTotals(invocation.totals),
             fail_fast=invocation.scope.fail_fast and invocation.step.on_error is OnError.FAIL and not accepting,
             graph=invocation.scope.graph,
         )
+        super().__init__(context, invocation, step, scope, any_order=not accepting)
+        self._work = work
+        self._sink = sink
         self._item_totals: dict[int, UsageTotals] = {}
         self._records: dict[int, NodeRecord] = {}
         """Of items that `accept` has not judged yet."""
         self._suspended: set[NodeId] = set()
         """Items that can be started again here."""
         self._results = ForeachResults(invocation)
-        self._wake = asyncio.Event()
         self._withdrawn = 0
         self._reused = 0
-        self._waits_for_open_item = False
-        self._looked = -math.inf
-        """When it last saw how many items may be in flight (monotonic seconds)."""
-        self._most = 1
-        self._full_s = 0.0
-        """Seconds in which no more items could be opened."""
-        step = invocation.step
-        self._inline = step.kind is StepKind.VALUE and step.save is None
-        self._asks = step.kind in REQUEST_KINDS or step.kind is StepKind.WORKFLOW
-        self._asks |= getattr(step.body, "asks", None) is not None  # a function of the user's that asks models
-        self._least = MIN_BATCHES * texts_together(step)
         self._accepting = accepting
-        self._own_window = None if self._foreach is None else self._foreach.max_concurrent
-        self._state = ForeachState(window=1)
-        self._cached = CachedItems(context, (self._node, self._item_step), self._spawn, self._ended)
         self._pulls = False
 
     async def run(self, rows: Rows | None) -> NodeRecord:
@@ -173,7 +134,8 @@ class ForeachRunner:
         return {} if until is None else {"until": until}
 
     async def _run_rows(self, rows: Rows) -> NodeRecord:
-        reader = ItemReader(self._context, self._invocation, rows)
+        context = self._context
+        reader = ItemReader(context, self._invocation, rows)
         if self._sink is not None:
             self._sink.begin(self._context.broke)
         complete, counting = False, None
@@ -185,7 +147,11 @@ class ForeachRunner:
                 counting = start_task(self._count(rows))
             elif told and rows.total:
                 self._note_running(total=rows.total)
-            await self._pump(reader)
+            try:
+                await self._pump(reader)
+            finally:
+                for node in self._suspended:
+                    context.suspended.forget(node)
             self._pulls = False  # before the last row is written
             record = await self._finish(reader)
             complete = record.status is NodeStatus.SUCCEEDED
@@ -211,100 +177,24 @@ class ForeachRunner:
             self._invocation.step, values, window=self._window(), total=rows.total, pulled_before=before
         )
 
-    def _window(self) -> int:
-        """Items in flight at most: as it is written, or as the limits stand now."""
-        if self._own_window is not None:
-            return self._own_window
-        window = self._context.open_items.window(not self._accepting) if self._asks else LOCAL_WINDOW
-        return max(window, self._least)
-
-    # pulling
-
-    async def _pump(self, reader: ItemReader) -> None:
-        """Start items while the window lets it, wait while it does not; once the run stops only wait for those that
-        have started."""
-        token = self._scope.token
-        token.listen(self, self._wake.set)
-        try:
-            while not self._state.over:
-                self._wake.clear()
-                if token.status is None:
-                    self._pull(reader)
-                elif not self._state.in_flight:
-                    return
-                if self._state.paused:
-                    await self._context.suspended.look()
-                    if self._state.paused:
-                        return
-                if not self._state.over and (token.status is None or self._state.in_flight):
-                    full = self._state.may_pull() <= 0 or self._waits_for_open_item
-                    before = self._context.clock.monotonic()
-                    await self._wake.wait()
-                    self._full_s += self._context.clock.monotonic() - before if full else 0.0
-        finally:
-            token.forget(self)
-            for node in self._suspended:
-                self._context.suspended.forget(node)
-
-    def _pull(self, reader: ItemReader) -> None:
-        if not self._accepting:
-            if (now := self._context.clock.monotonic()) >= self._looked + LOOK_EVERY:
-                self._looked, self._most = now, self._window()
-            self._state.window = self._most if self._own_window is not None else max(self._most, self._cached.window)
-        while self._scope.token.status is None and self._state.may_pull() > 0:
-            if not self._context.open_items.may_open(self._state.in_flight):
-                if not self._waits_for_open_item:
-                    self._waits_for_open_item = True
-                    self._context.open_items.wait(self._may_open)
-                break
-            more = reader.more(self._wake.set)
-            if more is None:
-                break
-            if not more:
-                self._state.drained()
-                break
-            self._start(reader.next())
-        self._cached.look()
-
-    def _may_open(self) -> bool:
-        self._waits_for_open_item = False
-        self._wake.set()
-        return self._scope.token.status is None and self._state.may_pull() > 0
-
     # items
 
     def _start(self, item: Item) -> None:
+        if item.row.error is None:
+            super()._start(item)
+        else:
+            self._context.open_items.opened()
+            self._fail_unreadable(item, self._invocation_of(item), item.row.error)
+
+    def _looked_up(self, item: Item, invocation: NodeInvocation) -> bool:
+        return self._sink is None and super()._looked_up(item, invocation)
+
+    def _totals_of(self, item: Item) -> UsageTotals:
+        if not self._accepting:
+            return self._scope.totals
         index = item.row.index
-        self._state.pulled(index)
-        self._context.open_items.opened()
-        invocation = self._invocation_of(item)
-        if item.row.error is not None:
-            self._fail_unreadable(item, invocation, item.row.error)
-        elif self._inline and (record := compute(self._context, invocation)) is not None:
-            self._ended(item, record)
-        elif self._sink is not None or not self._cached.take(item, invocation):
-            self._spawn(item, invocation)
-
-    def _spawn(self, item: Item, invocation: NodeInvocation) -> None:
-        self._context.tasks.spawn(self._execute_item(item, invocation), partial(self._ended, item, None))
-
-    def _invocation_of(self, item: Item) -> NodeInvocation:
-        row = item.row
-        totals = self._scope.totals
-        if self._accepting:
-            totals = self._item_totals[row.index] = UsageTotals(totals, partial(self._missed, row.index))
-        name = "item" if self._foreach is None else self._foreach.name
-        waits: dict[str, float] | None = {WaitReason.OPEN_ITEMS: self._full_s} if self._full_s else None
-        return NodeInvocation(
-            node_id=item_id(self._node, item.number),
-            step=self._item_step,
-            values={**self._invocation.values, name: row.value, "index": row.index},
-            position=ItemPosition(parent=self._node, index=row.index, item=row.value, content=item.content),
-            scope=self._scope,
-            totals=totals,
-            before=item.before,
-            waits=waits,
-        )
+        totals = self._item_totals[index] = UsageTotals(self._scope.totals, partial(self._missed, index))
+        return totals
 
     def _fail_unreadable(self, item: Item, invocation: NodeInvocation, error: StepError) -> None:
         """A row of the data that could not be read."""
@@ -317,9 +207,6 @@ class ForeachRunner:
             self._ended(item, record)
         else:
             self._context.tasks.spawn(self._deliver(item, record), partial(self._ended, item, None))
-
-    async def _execute_item(self, item: Item, invocation: NodeInvocation) -> None:
-        await self._deliver(item, await self._context.execute(self._context, invocation))
 
     async def _deliver(self, item: Item, record: NodeRecord | None) -> None:
         if self._sink is not None and record is not None and record.status is not NodeStatus.WAITING:
