@@ -13,11 +13,13 @@ from pathlib import Path
 from flowllm.core.clock import Clock
 from flowllm.core.tasks import in_thread
 from flowllm.storage.base import Owner, Store
+from flowllm.storage.sql.faults import lost_results
 from flowllm.storage.sql.spill import SENT, Spill
 from flowllm.storage.sql.statements import HAS_ENDED
 from flowllm.storage.sql.store import SqlStore
 from flowllm.storage.sqlite.connection import BUSY_TIMEOUT, connect, database_path, is_memory, reading_mode
-from flowllm.storage.sqlite.faults import explain, lost_results
+from flowllm.storage.sqlite.engine import at
+from flowllm.storage.sqlite.faults import explain
 from flowllm.storage.sqlite.migrate import SchemaState, SchemaStatus, Upgrade, upgrade, upgrade_file
 from flowllm.storage.sqlite.migrate import status as schema_of
 from flowllm.storage.sqlite.pulse import Beat, Pulse
@@ -58,7 +60,7 @@ async def open_store(
         upgraded(done)
     if missing and told is not None:
         told(lost_results(missing, path))
-    return SqlStore(path, owner=this_process(clock), busy_timeout=busy_timeout, folder=folder)
+    return SqlStore(at(path, busy_timeout), owner=this_process(clock), folder=folder)
 
 
 def this_process(clock: Clock) -> Owner:

@@ -24,6 +24,7 @@ from flowllm.storage.open import this_process
 from flowllm.storage.sql import spill, texts
 from flowllm.storage.sql.store import SqlStore
 from flowllm.storage.sql.writer import Failpoints
+from flowllm.storage.sqlite.engine import at
 from tests.support.stores import FAST, InlineStore, new_database
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class File:
         self.vanished = 0
 
     def open(self, clock: Clock) -> Store:
-        return SqlStore(self.path, owner=this_process(clock), failpoints=Failpoints(before_commit=self._commit))
+        return SqlStore(at(self.path), owner=this_process(clock), failpoints=Failpoints(before_commit=self._commit))
 
     def records(self) -> Records:
         """Of all nodes: what became of them."""

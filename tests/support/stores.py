@@ -18,6 +18,7 @@ from flowllm.storage.sql.statements import Unit
 from flowllm.storage.sql.store import SqlStore
 from flowllm.storage.sql.writer import Writer, _Job
 from flowllm.storage.sqlite.connection import connect
+from flowllm.storage.sqlite.engine import at
 from flowllm.storage.sqlite.migrate import create
 
 FAST = next((folder for folder in ("/dev/shm",) if os.access(folder, os.W_OK)), None)
@@ -44,8 +45,8 @@ class InlineStore(SqlStore):
         self._home_folder = tempfile.TemporaryDirectory(prefix="flowllm-test-", dir=FAST, ignore_cleanup_errors=True)
         path = Path(self._home_folder.name, "flowllm.db")
         path.write_bytes(new_database())
-        super().__init__(path, owner=US)
-        self._writer = _Writer(path)
+        super().__init__(at(path), owner=US)
+        self._writer = _Writer(at(path))
         self._lost = self._writer.loss
 
     async def _in_thread(self, read: Callable[[], Any]) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -13,6 +12,8 @@ from flowllm.core.types import AttemptStatus, Json, RunId, RunStatus
 from flowllm.storage.base import Owner, RunLease, RunRecord
 from flowllm.storage.monitoring import RunTotals, SuspensionRecord
 from flowllm.storage.sql import statements, texts
+from flowllm.storage.sql.engine import Connection
+from flowllm.storage.sql.faults import run_exists, run_not_found, run_owned
 from flowllm.storage.sql.records import run_of, totals_of, wait_of
 from flowllm.storage.sql.rows import (
     WAIT_FIELDS,
@@ -28,8 +29,6 @@ from flowllm.storage.sql.rows import (
 )
 from flowllm.storage.sql.statements import Unit
 from flowllm.storage.sql.totals import Totals
-from flowllm.storage.sqlite.connection import fetch
-from flowllm.storage.sqlite.faults import run_exists, run_not_found, run_owned
 from flowllm.storage.timeline import RUN_ATTEMPTS, begun
 
 
@@ -75,7 +74,7 @@ _PRUNE: Final = "DELETE FROM memo WHERE created_at < :before"
 def create_run(run: RunRecord, row: RunRow) -> Unit:
     """Insert a run; the result is its number."""
 
-    def action(connection: sqlite3.Connection) -> int:
+    def action(connection: Connection) -> int:
         if connection.execute(_SEQ, {"this": row.run_id}).fetchone():
             raise run_exists(run.run_id)
         connection.execute(statements.INSERT_RUN, row)
@@ -97,8 +96,8 @@ def claim_run(run_id: RunId, owner: Owner) -> Unit:
         "new_owner_since": owner.since,
     }
 
-    def action(connection: sqlite3.Connection) -> RunRecord:
-        found = fetch(connection, _RUN, {"this": this})
+    def action(connection: Connection) -> RunRecord:
+        found = connection.fetch(_RUN, {"this": this})
         if not found:
             raise run_not_found(run_id)
         row = RunRow(*found[0][1:])
@@ -113,7 +112,7 @@ def claim_run(run_id: RunId, owner: Owner) -> Unit:
     return Unit(action=action)
 
 
-def _attempts_at(connection: sqlite3.Connection, run: RunRecord, owner: Owner) -> list[Json]:
+def _attempts_at(connection: Connection, run: RunRecord, owner: Owner) -> list[Json]:
     """When each attempt at a run began and ended, with the one that this owner begins."""
     *before, last = run.stats.get(RUN_ATTEMPTS) or [{"started_at": run.started_at}]
     ended: float | None = run.finished_at
@@ -170,14 +169,14 @@ def delete_runs(run_ids: Sequence[RunId], *, locked: Collection[RunId]) -> Unit:
     """Remove runs; of those that run only the ones whose lock the caller holds. The result is how many there
     were."""
 
-    def action(connection: sqlite3.Connection) -> int:
+    def action(connection: Connection) -> int:
         for run_id in run_ids:
             if run_id not in locked and (refusal := _running(connection, run_id)):
                 raise refusal
         keys = [{"this": to_text(run_id)} for run_id in run_ids]
         count = 0
         for statement in _DELETE:
-            count = connection.executemany(statement, keys).rowcount
+            count = sum([connection.execute(statement, key).rowcount for key in keys])
         connection.execute(texts.SWEEP)
         return count  # of the last one, the runs themselves
 
@@ -194,9 +193,9 @@ def wake(token: str, value: Json) -> Unit:
     none. Raises ValueError for a value that JSON cannot hold."""
     values = {"token": to_text(token), "value": to_json(value)}
 
-    def action(connection: sqlite3.Connection) -> SuspensionRecord | None:
+    def action(connection: Connection) -> SuspensionRecord | None:
         connection.execute("UPDATE waits SET value = coalesce(value, :value) WHERE token = :token", values)
-        found = fetch(connection, f"SELECT {', '.join(WAIT_FIELDS)} FROM waits WHERE token = :token", values)
+        found = connection.fetch(f"SELECT {', '.join(WAIT_FIELDS)} FROM waits WHERE token = :token", values)
         return wait_of(found[0]) if found else None
 
     return Unit(action=action)
@@ -205,7 +204,7 @@ def wake(token: str, value: Json) -> Unit:
 def prune_memo(older_than: float) -> Unit:
     """Remove answers created before a time; the result is how many."""
 
-    def action(connection: sqlite3.Connection) -> int:
+    def action(connection: Connection) -> int:
         count = connection.execute(_PRUNE, {"before": older_than}).rowcount
         connection.execute(texts.SWEEP)
         return count
@@ -216,7 +215,7 @@ def prune_memo(older_than: float) -> Unit:
 def clear_memo() -> Unit:
     """Remove all answers; the result is how many."""
 
-    def action(connection: sqlite3.Connection) -> int:
+    def action(connection: Connection) -> int:
         count = int(connection.execute("SELECT count(*) FROM memo").fetchone()[0])
         connection.execute("DELETE FROM memo")
         connection.execute(texts.SWEEP)
@@ -225,11 +224,11 @@ def clear_memo() -> Unit:
     return Unit(action=action, always=True)
 
 
-def _changes(statement: str, values: Mapping[str, Any]) -> Callable[[sqlite3.Connection], int]:
+def _changes(statement: str, values: Mapping[str, Any]) -> Callable[[Connection], int]:
     return lambda connection: _change(connection, statement, values)
 
 
-def _change(connection: sqlite3.Connection, statement: str, values: Mapping[str, Any]) -> int:
+def _change(connection: Connection, statement: str, values: Mapping[str, Any]) -> int:
     """Update the run `this` with its hash, which stays as it is if it did not match: what is damaged shall be found."""
     this = {"this": values["this"]}
     before = _row(connection, this)
@@ -240,26 +239,26 @@ def _change(connection: sqlite3.Connection, statement: str, values: Mapping[str,
     return count
 
 
-def _row(connection: sqlite3.Connection, this: Mapping[str, Any]) -> RunRow | None:
-    found = fetch(connection, _ROW, this)
+def _row(connection: Connection, this: Mapping[str, Any]) -> RunRow | None:
+    found = connection.fetch(_ROW, this)
     return RunRow._make((*found[0][:_SNAPSHOT], "", *found[0][_SNAPSHOT:])) if found else None
 
 
-def _totals(connection: sqlite3.Connection, this: str) -> RunTotals:
+def _totals(connection: Connection, this: str) -> RunTotals:
     cursor = connection.execute("SELECT * FROM totals WHERE run_id = :this", {"this": this})
     names = [column[0] for column in cursor.description]
     return totals_of(dict(zip(names, cursor.fetchone(), strict=True)))
 
 
-def _tags(connection: sqlite3.Connection, this: str) -> tuple[str, ...]:
+def _tags(connection: Connection, this: str) -> tuple[str, ...]:
     found = connection.execute("SELECT tag FROM tags WHERE run_id = :this", {"this": this})
     return tuple(sorted(from_text(tag) for (tag,) in found))
 
 
-def _forget_sent(connection: sqlite3.Connection, this: str) -> None:
+def _forget_sent(connection: Connection, this: str) -> None:
     """Of what was out when its owner died nobody knows what became."""
     changed = Totals(connection)
-    for row in map(AttemptRow._make, fetch(connection, _SENT, {"this": this})):
+    for row in map(AttemptRow._make, connection.fetch(_SENT, {"this": this})):
         now = row._replace(status=AttemptStatus.UNKNOWN.value)
         whole = row.row_hash in {None, attempt_hash(row)}
         connection.execute(
@@ -274,14 +273,14 @@ def _forget_sent(connection: sqlite3.Connection, this: str) -> None:
     changed.write()
 
 
-def _executes(statement: str, values: Mapping[str, Any]) -> Callable[[sqlite3.Connection], int]:
-    def action(connection: sqlite3.Connection) -> int:
+def _executes(statement: str, values: Mapping[str, Any]) -> Callable[[Connection], int]:
+    def action(connection: Connection) -> int:
         return connection.execute(statement, values).rowcount
 
     return action
 
 
-def _running(connection: sqlite3.Connection, run_id: RunId) -> RunOwned | None:
+def _running(connection: Connection, run_id: RunId) -> RunOwned | None:
     found = connection.execute(_STATUS, {"this": to_text(run_id)}).fetchone()
     if found is None or found[0] != RunStatus.RUNNING.value:
         return None

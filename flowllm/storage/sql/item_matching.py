@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from flowllm.core.types import NodeId, NodeStatus, item_id, item_index
 from flowllm.storage.base import ItemKey, RunLease
+from flowllm.storage.sql.engine import Connection
 from flowllm.storage.sql.records import is_whole
 from flowllm.storage.sql.rows import NodeRow, from_text, node_hash, to_text
 from flowllm.storage.sql.statements import Unit
@@ -28,7 +28,7 @@ _TAKE: Final = (
 )
 _ROW: Final = f"SELECT {_COLUMNS} FROM nodes WHERE {_THIS}"
 _HIGHEST: Final = (
-    "SELECT max(CAST(substr(node_id, length(:parent) + 2) AS INTEGER)) FROM nodes "
+    "SELECT max(CAST(rtrim(substr(node_id, length(:parent) + 2), ']') AS BIGINT)) FROM nodes "
     "WHERE run_id = :run AND parent = :parent AND place IS NOT NULL"
 )
 
@@ -57,7 +57,7 @@ WHERE foreach = :foreach AND content = :content AND place = :place AND node_id =
 def adopt(lease: RunLease, parent: NodeId, items: Sequence[ItemKey], numbers: Numbers) -> Unit:
     """See `Store.adopt`; the result is a list of `Found`, one an item. `numbers` is kept from call to call."""
 
-    def action(connection: sqlite3.Connection) -> list[Found]:
+    def action(connection: Connection) -> list[Found]:
         adoption = _Adoption(connection, lease, parent, numbers)
         found = adoption.all(items)
         adoption.totals.write()
@@ -69,7 +69,7 @@ def adopt(lease: RunLease, parent: NodeId, items: Sequence[ItemKey], numbers: Nu
 class _Adoption:
     """One call of `adopt` while it is carried out."""
 
-    def __init__(self, connection: sqlite3.Connection, lease: RunLease, parent: NodeId, numbers: Numbers) -> None:
+    def __init__(self, connection: Connection, lease: RunLease, parent: NodeId, numbers: Numbers) -> None:
         self._connection = connection
         self._lease = lease
         self._parent = parent

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Final, overload
 
-from flowllm.core.errors import DatabaseCorrupt, StorageFailed, StoreError
+from flowllm.core.errors import StoreError
 from flowllm.core.types import Json, NodeId, NodeStatus, RunId, item_id
 from flowllm.storage.base import NodeRecord
+from flowllm.storage.sql.engine import Connection, Engine
 from flowllm.storage.sql.reader import ITEMS_OF
 from flowllm.storage.sql.records import has_its_output, is_whole, node_of
 from flowllm.storage.sql.rows import NodeRow, from_json, to_text
 from flowllm.storage.sql.texts import NODE_TEXTS, read
-from flowllm.storage.sqlite.connection import connect, reading_mode
-from flowllm.storage.sqlite.faults import RESTORE, explain
 
 PAGE: Final = 500
 """Outputs that are read, and held, at a time."""
@@ -108,48 +105,35 @@ class Pages(Sequence[Json]):
 class _Database:
     """One run in a database, each read through a connection of its own, which cannot write."""
 
-    def __init__(
-        self, path: Path, run_id: RunId, *, busy_timeout: float, lost: Callable[[], StoreError | None]
-    ) -> None:
+    def __init__(self, engine: Engine, run_id: RunId, *, lost: Callable[[], StoreError | None]) -> None:
         """`lost` tells, perhaps after a while, what became of the database if it is no longer the one that was opened."""
         super().__init__()
         self._lost = lost
-        self._path = path
-        self._busy_timeout = busy_timeout
+        self._engine = engine
         self._these: dict[str, Any] = {"run": to_text(run_id)}
 
-    def _all(self, connection: sqlite3.Connection, query: str, **values: Any) -> sqlite3.Cursor:
-        return connection.execute(query, {**self._these, **values})
-
-    def _records(self, connection: sqlite3.Connection, query: str, **values: Any) -> list[NodeRecord]:
+    def _records(self, connection: Connection, query: str, **values: Any) -> list[NodeRecord]:
         rows = read(connection, query, {**self._these, **values}, NODE_TEXTS)
         return [node_of(NodeRow._make(row)) for row in rows]
 
     @contextmanager
-    def _connected(self) -> Iterator[sqlite3.Connection]:
-        """Raises StoreError in place of what SQLite raises."""
+    def _connected(self) -> Iterator[Connection]:
+        """Raises StoreError in place of what the engine raises."""
         try:
-            with closing(connect(self._path, mode=reading_mode(self._path), busy_timeout=self._busy_timeout)) as opened:
-                opened.execute("PRAGMA query_only=ON")
+            with closing(self._engine.reader()) as opened:
                 yield opened
-        except sqlite3.Error as error:
-            raise self._lost() or (explain(error, self._path) if self._path.exists() else self._gone()) from error
-
-    def _gone(self) -> StoreError:
-        return StorageFailed(
-            f"the database {self._path} is gone",
-            hint="one in memory lasts as long as its FlowLLM is open: name a file to read results afterwards",
-        )
+        except self._engine.errors as error:
+            raise self._lost() or self._engine.gone() or self._engine.explain(error) from error
 
     def _damaged(self, what: str) -> StoreError:
-        return self._lost() or DatabaseCorrupt(f"The database {self._path} is damaged: {what}.", hint=RESTORE)
+        return self._lost() or self._engine.damaged(what)
 
 
 class _OnDisk(_Database, Pages):
     """Pages of what is within one node."""
 
-    def __init__(self, path: Path, run_id: RunId, parent: NodeId, **how: Any) -> None:
-        super().__init__(path, run_id, **how)
+    def __init__(self, engine: Engine, run_id: RunId, parent: NodeId, **how: Any) -> None:
+        super().__init__(engine, run_id, **how)
         self._parent = parent
         self._these["parent"] = to_text(parent)
 
@@ -164,8 +148,8 @@ class StoredOutputs(_OnDisk):
 
     places = _PLACES
 
-    def __init__(self, path: Path, run_id: RunId, parent: NodeId, **how: Any) -> None:
-        super().__init__(path, run_id, parent, **how)
+    def __init__(self, engine: Engine, run_id: RunId, parent: NodeId, **how: Any) -> None:
+        super().__init__(engine, run_id, parent, **how)
         self._edges: list[tuple[int, int]] | None = None
         """First and last place of each page."""
         self._length = 0
@@ -178,9 +162,8 @@ class StoredOutputs(_OnDisk):
     def _survey(self) -> list[tuple[int, int]]:
         if self._edges is None:
             with self._connected() as connection:
-                places = self._all(connection, self.places)
                 edges, length = [], 0
-                while rows := places.fetchmany(PAGE):
+                for rows in connection.pages(self.places, self._these, PAGE):
                     edges.append((rows[0][0], rows[-1][0]))
                     length += len(rows)
             self._edges, self._length = edges, length
@@ -202,9 +185,9 @@ class StoredItems(StoredOutputs):
     what = "items"
 
     def __init__(
-        self, path: Path, run_id: RunId, parent: NodeId, *, step: str, statuses: Collection[NodeStatus], **how: Any
+        self, engine: Engine, run_id: RunId, parent: NodeId, *, step: str, statuses: Collection[NodeStatus], **how: Any
     ) -> None:
-        super().__init__(path, run_id, parent, **how)
+        super().__init__(engine, run_id, parent, **how)
         join, table = (_STEP_OF_ITEM, "part") if step else ("", "nodes")
         only = f"AND {table}.status IN (SELECT value FROM json_each(:statuses)) " if statuses else ""
         of_items = f"FROM nodes {join}WHERE {ITEMS_OF} {only}"
@@ -229,8 +212,8 @@ class StoredItems(StoredOutputs):
 class ChosenOutputs(_OnDisk):
     """The outputs of the items of given numbers, in their order."""
 
-    def __init__(self, path: Path, run_id: RunId, parent: NodeId, numbers: Sequence[int], **how: Any) -> None:
-        super().__init__(path, run_id, parent, **how)
+    def __init__(self, engine: Engine, run_id: RunId, parent: NodeId, numbers: Sequence[int], **how: Any) -> None:
+        super().__init__(engine, run_id, parent, **how)
         self._numbers = numbers
 
     def __len__(self) -> int:
@@ -241,7 +224,7 @@ class ChosenOutputs(_OnDisk):
         with self._connected() as connection:
             return [self._one(connection, one) for one in numbers]
 
-    def _one(self, connection: sqlite3.Connection, number: int) -> Json:
+    def _one(self, connection: Connection, number: int) -> Json:
         name = item_id(self._parent, number)
         rows = read(connection, _NAMED, {**self._these, "node": to_text(name)}, NODE_TEXTS)
         if not rows:
@@ -256,9 +239,9 @@ def _nothing_lost() -> None:
 class StoredResults(_Database):
     """`Results`, of a database."""
 
-    def __init__(self, path: Path, run_id: RunId, **how: Any) -> None:
-        super().__init__(path, run_id, **how)
-        self._how = {"path": path, "run_id": run_id, **how}
+    def __init__(self, engine: Engine, run_id: RunId, **how: Any) -> None:
+        super().__init__(engine, run_id, **how)
+        self._how = {"engine": engine, "run_id": run_id, **how}
 
     def __reduce__(self) -> tuple[object, ...]:
         """Results go to other processes, the connection of this one stays."""

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import sqlite3
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Final
 
 from flowllm.core.errors import StoreError
@@ -20,6 +18,8 @@ from flowllm.core.types import NodeId, NodeStatus, RunId, step_path
 from flowllm.storage.base import AttemptRecord, NodeRecord, RunRecord
 from flowllm.storage.monitoring import Gauge, Learned, MemoStats, SuspensionRecord
 from flowllm.storage.sql import run_queries
+from flowllm.storage.sql.engine import Connection, Engine
+from flowllm.storage.sql.faults import ambiguous, run_not_found
 from flowllm.storage.sql.records import attempt_of, damaged, is_whole, node_of, spend_of, wait_of
 from flowllm.storage.sql.rows import (
     GAUGE_FIELDS,
@@ -34,8 +34,6 @@ from flowllm.storage.sql.rows import (
 from flowllm.storage.sql.run_queries import LAST, TOTALS, Rows, all_of, columns
 from flowllm.storage.sql.texts import MEMO_TEXTS, NODE_TEXTS, read
 from flowllm.storage.sql.totals import CHARGED, summed
-from flowllm.storage.sqlite.connection import connect, fetch, reading_mode
-from flowllm.storage.sqlite.faults import ambiguous, explain, run_not_found
 
 KEYS: Final = 500
 """Keys in one look into the memo at most."""
@@ -98,17 +96,13 @@ class Reader:
     """The verbs of `Store` that read one database, and what the others need to read. Every read sees what was committed
     before it began."""
 
-    def __init__(self, path: Path, *, busy_timeout: float, lost: Callable[[], StoreError | None]) -> None:
+    def __init__(self, engine: Engine, *, lost: Callable[[], StoreError | None]) -> None:
         """`lost` tells, perhaps after a while, what became of the database if it is no longer the one that was opened."""
-        self._path = path
-        self._home = path.absolute()
-        """A step may change the working directory."""
-        self._mode = reading_mode(path)
-        self._busy_timeout = busy_timeout
+        self._engine = engine
         self._lost = lost
         self._threads = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="flowllm-reader")
         self._of_thread = threading.local()
-        self._connections: list[sqlite3.Connection] = []
+        self._connections: list[Connection] = []
         self._memo: dict[str, list[asyncio.Future[MemoRow | None]]] = {}
         self._looking: asyncio.Task[None] | None = None
 
@@ -355,21 +349,18 @@ class Reader:
         return rows
 
     async def _in_thread(self, read: Callable[[], Any]) -> Any:
-        """What it gives; a caller that is cancelled leaves it to its end. Raises what `explain` gives."""
+        """What it gives; a caller that is cancelled leaves it to its end. Raises what `Engine.explain` gives."""
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, read)
-        except (sqlite3.Error, OverflowError) as error:
-            raise await asyncio.to_thread(self._lost) or explain(error, self._path) from error
+        except self._engine.errors as error:
+            raise await asyncio.to_thread(self._lost) or self._engine.explain(error) from error
 
     def _fetch(self, query: str, values: Mapping[str, Any], columns: tuple[int, ...] | None = None) -> Rows:
         connection = getattr(self._of_thread, "connection", None)
         if connection is None:
-            connection = self._of_thread.connection = connect(
-                self._home, mode=self._mode, busy_timeout=self._busy_timeout
-            )
-            connection.execute("PRAGMA query_only=ON")
+            connection = self._of_thread.connection = self._engine.reader()
             self._connections.append(connection)
-        return fetch(connection, query, values) if columns is None else read(connection, query, values, columns)
+        return connection.fetch(query, values) if columns is None else read(connection, query, values, columns)
 
 
 def _waits(text: str) -> dict[str, dict[str, int]]:

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from flowllm.storage.sqlite.connection import PRIVATE, temporary_folders
+from flowllm.storage.folders import PRIVATE, temporary_folders
 
 SEGMENT: Final = 1 << 20
 """Bytes of one file, if no more are needed at once and the limit of the process allows it."""

@@ -4,10 +4,8 @@ anything; `write_rows` executes them and keeps the totals of runs."""
 from __future__ import annotations
 
 import json
-import sqlite3
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
 from itertools import chain
 from operator import itemgetter
 from typing import Any, Final
@@ -15,6 +13,7 @@ from typing import Any, Final
 from flowllm.core.records import dataclass
 from flowllm.core.types import RunId, StepKind
 from flowllm.storage.base import RunLease
+from flowllm.storage.sql.engine import Connection
 from flowllm.storage.sql.rows import (
     GAUGE_FIELDS,
     WAIT_FIELDS,
@@ -79,39 +78,21 @@ _ENDED: Final = frozenset({"succeeded", "failed", "skipped", "blocked"})
 _OF_ATTEMPT: Final = itemgetter(*(AttemptRow._fields.index(name) for name in CHARGED))
 
 
-def write_rows(connection: sqlite3.Connection, rows: Iterable[tuple[str, tuple[Any, ...]]], texts: Texts) -> None:
+def write_rows(connection: Connection, rows: Iterable[tuple[str, tuple[Any, ...]]], texts: Texts) -> None:
     """Write rows, each given behind its statement, in the transaction that is open: those of one statement after the
-    other, as an attempt begins before it ends. Raises sqlite3.Error, DatabaseCorrupt."""
+    other, as an attempt begins before it ends. Raises what the engine does, and DatabaseCorrupt."""
     by_statement: dict[str, list[tuple[Any, ...]]] = {}
     for statement, row in rows:
         by_statement.setdefault(statement, []).append(row)
     totals = Totals(connection)
     _write_attempts(connection, totals, by_statement.get(BEGIN_ATTEMPT, ()), by_statement.get(END_ATTEMPT, ()))
     nodes, answers = texts.write(connection, by_statement.get(WRITE_NODE, ()), by_statement.get(WRITE_MEMO, ()))
+    connection.write(WRITE_MEMO, answers)
     _write_nodes(connection, totals, by_statement.get(NOTE_RUNNING, []), nodes)
-    _execute(connection, WRITE_MEMO, answers)
     for statement in _AS_THEY_ARE:
         if statement in by_statement:
             connection.executemany(statement, by_statement[statement])
     totals.write()
-
-
-def _execute(connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Write rows, several with each execution: around every one another thread may take the interpreter's lock, and then
-    holds it for as long as several rows take."""
-    at = 0
-    for count in _TOGETHER:
-        while len(rows) - at >= count:
-            connection.execute(_repeated(statement, count), tuple(chain.from_iterable(rows[at : at + count])))
-            at += count
-
-
-@lru_cache
-def _repeated(statement: str, count: int) -> str:
-    """The statement for so many rows."""
-    head, mark, rest = statement.partition(" VALUES ")
-    values, end, then = rest.partition(")")
-    return f"{head}{mark}{', '.join([values + end] * count)}{then}"
 
 
 def charge(row: tuple[Any, ...]) -> tuple[float, ...]:
@@ -120,7 +101,7 @@ def charge(row: tuple[Any, ...]) -> tuple[float, ...]:
 
 
 def _write_attempts(
-    connection: sqlite3.Connection, totals: Totals, begun: Sequence[tuple[Any, ...]], ended: Sequence[tuple[Any, ...]]
+    connection: Connection, totals: Totals, begun: Sequence[tuple[Any, ...]], ended: Sequence[tuple[Any, ...]]
 ) -> None:
     if not begun and not ended:
         return
@@ -133,12 +114,12 @@ def _write_attempts(
         after = charge(row)
         totals.attempt(row[1], known.get(row[0], NONE), after)
         known[row[0]] = after
-    _execute(connection, BEGIN_ATTEMPT, begun)
-    _execute(connection, END_ATTEMPT, ended)
+    connection.write(BEGIN_ATTEMPT, begun)
+    connection.write(END_ATTEMPT, ended)
 
 
 def _write_nodes(
-    connection: sqlite3.Connection, totals: Totals, begun: list[tuple[Any, ...]], ended: list[tuple[Any, ...]]
+    connection: Connection, totals: Totals, begun: list[tuple[Any, ...]], ended: list[tuple[Any, ...]]
 ) -> None:
     if not begun and not ended:
         return
@@ -162,13 +143,11 @@ def _write_nodes(
         known[this] = (status, 0, True)
         if status in _ENDED and totals.run(run_id).waits:
             over.append(this)
-    _execute(connection, NOTE_RUNNING, notes)
-    _execute(connection, WRITE_NODE, nodes)
+    connection.write(NOTE_RUNNING, notes)
+    connection.write(WRITE_NODE, nodes)
     connection.executemany(_FORGET_WAIT, over)
 
 
-_TOGETHER: Final = (32, 8, 1)
-"""Rows with one execution: few numbers, as each makes a statement of its own."""
 _STATUS: Final = NodeRow._fields.index("status")
 _NOTED_EPOCH: Final = RunningRow._fields.index("epoch")
 
@@ -194,7 +173,7 @@ class Unit:
 
     leases: tuple[RunLease, ...] = ()
     rows: tuple[tuple[str, tuple[Any, ...]], ...] = ()
-    action: Callable[[sqlite3.Connection], Any] | None = None
+    action: Callable[[Connection], Any] | None = None
     opens: str = ""
     """The attempt that is sent once this is durable: refused where there would be no room for its result."""
     closes: str = ""

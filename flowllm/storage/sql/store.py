@@ -1,4 +1,4 @@
-"""The store on disk: SQLite, one writer, many readers."""
+"""The store in an SQL database: one writer, many readers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -26,6 +25,8 @@ from flowllm.storage.base import (
 from flowllm.storage.monitoring import Gauge, Learned, SuspensionRecord
 from flowllm.storage.sql import actions, item_matching, statements
 from flowllm.storage.sql.browsing import BrowsingReader
+from flowllm.storage.sql.engine import Engine
+from flowllm.storage.sql.faults import run_not_found
 from flowllm.storage.sql.following import FollowingReader
 from flowllm.storage.sql.outputs import ChosenOutputs, StoredOutputs, StoredResults
 from flowllm.storage.sql.pairs import ComparingReader
@@ -46,16 +47,15 @@ from flowllm.storage.sql.rows import (
 from flowllm.storage.sql.statements import Unit
 from flowllm.storage.sql.timeline import TimelineReader
 from flowllm.storage.sql.writer import Failpoints, Writer
-from flowllm.storage.sqlite.connection import BUSY_TIMEOUT, compact
-from flowllm.storage.sqlite.faults import run_not_found
 from flowllm.storage.sqlite.ownership import Locks
-from flowllm.storage.sqlite.watch import OTHERS_KNOWN
 
 GOING = 1_000_000
 """A limit that no number of runs that stand as running reaches."""
 
 
 _MOST_OTHERS = 100
+OTHERS_KNOWN = 0.25
+"""Seconds for which it is believed who else is at work."""
 GAUGES_WHOLE = 600.0
 """Seconds for which all gauges are kept,"""
 GAUGES_KEPT = 7 * 86_400.0
@@ -67,19 +67,18 @@ class SqlStore(BrowsingReader, ComparingReader, FollowingReader, PastReader, Tim
 
     def __init__(
         self,
-        path: Path,
+        engine: Engine,
         *,
         owner: Owner,
-        busy_timeout: float = BUSY_TIMEOUT,
         failpoints: Failpoints | None = None,
         folder: TemporaryDirectory[str] | None = None,
     ) -> None:
         """`folder`, the temporary one that the database is in, is removed as the store is closed."""
-        self.path = path
         self._owner = owner
-        self._writer = Writer(path, busy_timeout=busy_timeout, failpoints=failpoints)
-        super().__init__(path, busy_timeout=busy_timeout, lost=self._writer.loss)
-        self._locks = Locks(self._home)
+        self._writer = Writer(engine, failpoints=failpoints)
+        super().__init__(engine, lost=self._writer.loss)
+        self.path = engine.home
+        self._locks = Locks(engine.home)
         self._folder = folder
         self._numbers = item_matching.Numbers()
         self._others_now: list[RunId] = []
@@ -175,13 +174,12 @@ class SqlStore(BrowsingReader, ComparingReader, FollowingReader, PastReader, Tim
         return [MatchedItem(number=number, node=None if row is None else node_of(row)) for number, row in found]
 
     def outputs(self, run_id: RunId, parent: NodeId, *, numbers: Sequence[int] | None = None) -> Sequence[Json]:
-        how = {"busy_timeout": self._busy_timeout, "lost": self._writer.loss}
         if numbers is None:
-            return StoredOutputs(self._home, run_id, parent, **how)
-        return ChosenOutputs(self._home, run_id, parent, numbers, **how)
+            return StoredOutputs(self._engine, run_id, parent, lost=self._writer.loss)
+        return ChosenOutputs(self._engine, run_id, parent, numbers, lost=self._writer.loss)
 
     def results(self, run_id: RunId) -> StoredResults:
-        return StoredResults(self._home, run_id, busy_timeout=self._busy_timeout, lost=self._writer.loss)
+        return StoredResults(self._engine, run_id, lost=self._writer.loss)
 
     def others_wrote(self, within: float) -> bool:
         return self._writer.others_wrote(within)
@@ -294,7 +292,7 @@ class SqlStore(BrowsingReader, ComparingReader, FollowingReader, PastReader, Tim
         going = await self.find_runs(limit=GOING, running=True)
         if any(self._locks.held(run.run_id) for run in going):
             return None
-        return await asyncio.to_thread(compact, self._home)
+        return await asyncio.to_thread(self._engine.compact)
 
     # what was learned
 

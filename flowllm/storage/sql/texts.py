@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import json
 import re
-import sqlite3
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from flowllm.storage.sql.engine import Connection
 from flowllm.storage.sql.rows import MemoRow, NodeRow
-from flowllm.storage.sqlite.connection import fetch
 
 LONG: Final = 256
 """Characters from which on a text is kept so."""
@@ -60,8 +59,9 @@ NODE_TEXTS: Final = tuple(NodeRow._fields.index(name) for name in ("parts", "ite
 """Where such cells stand in a row of `nodes`."""
 MEMO_TEXTS: Final = (MemoRow._fields.index("answer"),)
 
-_INSERT: Final = "INSERT INTO texts (run_seq, body) VALUES (?, ?)"
-_BODIES: Final = "SELECT text_id, body FROM texts WHERE text_id IN (SELECT value FROM json_each(:numbers))"
+_BODIES: Final = (
+    "SELECT text_id, body FROM texts WHERE text_id IN (SELECT CAST(value AS BIGINT) FROM json_each(:numbers))"
+)
 _RUN: Final = "SELECT seq FROM runs WHERE run_id = ?"
 _PARTS, _ITEM, _OUTPUT = NODE_TEXTS
 _PLACE, _PARENT, _KEY = (NodeRow._fields.index(name) for name in ("place", "parent", "key"))
@@ -95,7 +95,7 @@ class Texts:
         self._uses.clear()
 
     def write(
-        self, connection: sqlite3.Connection, nodes: Iterable[tuple[Any, ...]], answers: Iterable[tuple[Any, ...]]
+        self, connection: Connection, nodes: Iterable[tuple[Any, ...]], answers: Iterable[tuple[Any, ...]]
     ) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
         """Rows of nodes, and of answers with the number of the text that each leans on, as they are to be written; what
         they lean on is written here."""
@@ -106,7 +106,7 @@ class Texts:
         written = [self._node(connection, row, outputs) for row in nodes]
         return written, [_answer(row, outputs.get(row[0])) for row in answers]
 
-    def _node(self, connection: sqlite3.Connection, row: tuple[Any, ...], outputs: dict[str, _Kept]) -> tuple[Any, ...]:
+    def _node(self, connection: Connection, row: tuple[Any, ...], outputs: dict[str, _Kept]) -> tuple[Any, ...]:
         parts, item, output = row[_PARTS], row[_ITEM], row[_OUTPUT]
         if len(parts) < LONG and len(output) < LONG and (item is None or len(item) < LONG):
             return row
@@ -127,7 +127,7 @@ class Texts:
         values[_PARTS], values[_ITEM], values[_OUTPUT] = parts, item, output
         return tuple(values)
 
-    def _cell(self, connection: sqlite3.Connection, run: int, here: _Place, text: str) -> str | bytes:
+    def _cell(self, connection: Connection, run: int, here: _Place, text: str) -> str | bytes:
         """A text that others may lean on."""
         if len(text) < LONG:
             return text
@@ -140,9 +140,7 @@ class Texts:
             return cell
         return self._keep(connection, run, here, content)
 
-    def _leaning(
-        self, connection: sqlite3.Connection, run: int, here: _Place, named: _Place, content: bytes
-    ) -> str | bytes:
+    def _leaning(self, connection: Connection, run: int, here: _Place, named: _Place, content: bytes) -> str | bytes:
         """A text on which others lean only if they have its name in another item: one of so many of these is kept."""
         if "[]" in named[1]:
             uses = self._uses[named] = self._uses.get(named, -1) + 1
@@ -151,8 +149,8 @@ class Texts:
         near = (kept for kept in self._near(here) if _repeats(content, kept[1]))
         return _deflated(content, [_COMMON, *self._near(named)[-1:], *near])
 
-    def _keep(self, connection: sqlite3.Connection, run: int, here: _Place, content: bytes) -> bytes:
-        number = connection.execute(_INSERT, (run, _compressed(content))).lastrowid or 0
+    def _keep(self, connection: Connection, run: int, here: _Place, content: bytes) -> bytes:
+        number = connection.keep_text(run, _compressed(content))
         near = self._held.setdefault(here, [])
         near.append((number, content))
         self._size += len(content)
@@ -171,7 +169,7 @@ class Texts:
         self._held.move_to_end(here)
         return self._held[here]
 
-    def _run(self, connection: sqlite3.Connection, run_id: str) -> int | None:
+    def _run(self, connection: Connection, run_id: str) -> int | None:
         if run_id not in self._runs:
             found = connection.execute(_RUN, (run_id,)).fetchone()
             if found is None:
@@ -181,27 +179,27 @@ class Texts:
 
 
 def read(
-    connection: sqlite3.Connection, query: str, values: Mapping[str, Any], columns: Iterable[int]
+    connection: Connection, query: str, values: Mapping[str, Any], columns: Iterable[int]
 ) -> list[tuple[Any, ...]]:
     """All rows of a query within one transaction, with their texts in these columns."""
     alone = not connection.in_transaction
     if alone:
-        connection.execute("BEGIN")
+        connection.begin_reading()
     try:
-        rows = fetch(connection, query, values)
+        rows = connection.fetch(query, values)
         cells = {cell for row in rows for at in columns if isinstance(cell := row[at], bytes)}
         return _in_full(connection, rows, cells, frozenset(columns)) if cells else rows
     finally:
         if alone and connection.in_transaction:  # some errors have ended it
-            connection.execute("COMMIT")
+            connection.commit()
 
 
 def _in_full(
-    connection: sqlite3.Connection, rows: Iterable[tuple[Any, ...]], cells: Iterable[bytes], columns: frozenset[int]
+    connection: Connection, rows: Iterable[tuple[Any, ...]], cells: Iterable[bytes], columns: frozenset[int]
 ) -> list[tuple[Any, ...]]:
     leans = {cell: _numbers(cell) for cell in cells}
     numbers = sorted({number for found in leans.values() for number in found})
-    found = fetch(connection, _BODIES, {"numbers": json.dumps(numbers)})
+    found = connection.fetch(_BODIES, {"numbers": json.dumps(numbers)})
     kept = {0: USUAL, **{number: _inflated(body) for number, body in found}}
     texts = {cell: _text(cell, [kept.get(number) for number in found]) for cell, found in leans.items()}
     return [

@@ -8,7 +8,6 @@ write anew with every result.
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from operator import add, sub
@@ -16,6 +15,7 @@ from typing import Any, Final
 
 from flowllm.core.errors import DatabaseCorrupt
 from flowllm.core.types import USAGE_FIELDS
+from flowllm.storage.sql.engine import Connection
 
 STATUSES: Final = ("running", "waiting", "succeeded", "failed", "skipped", "blocked", "cancelled")
 """Columns that count nodes, items too."""
@@ -90,7 +90,7 @@ class _Run:
 
     __slots__ = ("changes", "figures", "last_seq", "statuses", "waits")
 
-    def __init__(self, connection: sqlite3.Connection, run_id: str) -> None:
+    def __init__(self, connection: Connection, run_id: str) -> None:
         found = connection.execute("SELECT changes FROM totals WHERE run_id = ?", (run_id,)).fetchone()
         self.changes: int = found[0] if found else 0
         self.last_seq = 0
@@ -102,7 +102,7 @@ class _Run:
 class Totals:
     """What one transaction changes in the totals of runs; texts are as they stand in rows."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._runs: dict[str, _Run] = {}
 

@@ -11,33 +11,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import queue
-import sqlite3
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any, Final
 
-from flowllm.core.errors import DatabaseCorrupt, FlowLLMError, OwnershipLost, StorageFailed, StoreError
+from flowllm.core.errors import FlowLLMError, OwnershipLost, StorageFailed, StoreError
 from flowllm.core.records import dataclass
 from flowllm.storage.base import RunLease
 from flowllm.storage.sql import statements
+from flowllm.storage.sql.engine import Connection, Engine
+from flowllm.storage.sql.faults import Lost, kept_in, no_room, ownership_lost
 from flowllm.storage.sql.rows import to_text
 from flowllm.storage.sql.spill import SENT, Spill
 from flowllm.storage.sql.statements import Unit, packed, unpacked, without_leases
 from flowllm.storage.sql.texts import Texts
-from flowllm.storage.sqlite.connection import BUSY_TIMEOUT, begin, connect_writer, rollback
-from flowllm.storage.sqlite.faults import (
-    Lost,
-    concerns_data,
-    explain,
-    kept_in,
-    no_room,
-    ownership_lost,
-    worth_one_by_one,
-)
-from flowllm.storage.sqlite.watch import Watch, rescue
 
 GROUP: Final = 1000
 """From so many units on a transaction takes no more: bounds its memory and the wait of its first unit."""
@@ -82,22 +71,19 @@ class Writer:
     Opens the database at the first one.
     """
 
-    def __init__(self, path: Path, *, busy_timeout: float = BUSY_TIMEOUT, failpoints: Failpoints | None = None) -> None:
-        self._path = path
-        self._home = path.absolute()
-        """Where it was as it was opened: the working directory may go, too, or be another (a step may change it)."""
-        self._busy_timeout = busy_timeout
+    def __init__(self, engine: Engine, *, failpoints: Failpoints | None = None) -> None:
+        self._engine = engine
         self._failpoints = failpoints or Failpoints()
         self._queue: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
         self._riders: deque[Unit] = deque(maxlen=RIDERS)
         self._fresh: list[_Job] = []
         """Units of this tick, not yet handed over."""
         self._thread: threading.Thread | None = None
-        self._connection: sqlite3.Connection | None = None
+        self._connection: Connection | None = None
         self._closed = False
-        self._watch = Watch(self._home)
+        self._watch = engine.watch()
         self._texts = Texts()
-        self._spill = Spill(path)
+        self._spill = Spill(engine.home)
         self._lost: Lost | None = None
         self._lost_told = False
         """Somebody who waited has heard of it."""
@@ -116,7 +102,7 @@ class Writer:
         cancellation goes on. Raises StoreError, or ValueError for a value that the database cannot hold.
         """
         if self._closed:
-            raise StorageFailed(f"The database {self._path} has been closed.")
+            raise StorageFailed(f"The database {self._engine.name} has been closed.")
         job = _Job(unit, asyncio.get_running_loop())
         if not self._fresh:
             job.loop.call_soon(self._hand_over)
@@ -198,7 +184,7 @@ class Writer:
                 self._failpoints.before_wake()
         except Exception as error:  # noqa: BLE001 - a waiter that is never woken would hang the run
             for job in jobs:
-                job.error = explain(error, self._path)
+                job.error = self._engine.explain(error)
 
     def _tell_asked(self) -> None:
         if self._asked:
@@ -215,15 +201,16 @@ class Writer:
         time.sleep(SETTLING)
         loss = self._watch.loss(self._connection) or loss
         try:
-            place = rescue(self._connection, self._home, loss)
-        except (OSError, sqlite3.Error, DatabaseCorrupt) as error:
-            self._lost = Lost(path=self._path, what=loss.what, place=None, why_not=f"{error}")
+            rescued = self._engine.rescued(self._connection, loss)
+        except self._engine.errors as error:
+            self._lost = Lost(name=self._engine.name, what=loss.what, place=None, why_not=f"{error}")
             return
         self._disconnect()
-        self._lost = Lost(path=self._path, what=loss.what, place=place, again=place == self._home)
+        place = rescued.home
+        self._lost = Lost(name=self._engine.name, what=loss.what, place=place, again=place == self._engine.home)
         self._spill.close()
-        self._path = self._home = place
-        self._watch, self._spill = Watch(place), Spill(place)
+        self._engine = rescued
+        self._watch, self._spill = rescued.watch(), Spill(place)
 
     def _admitted(self, jobs: Sequence[_Job]) -> Sequence[_Job]:
         """Those that are written: nothing is begun after a loss, nor without room for its result."""
@@ -237,7 +224,7 @@ class Writer:
             self._spill.reserve(len(self._open), self._room)
         except OSError as error:
             for job in opening:
-                job.error = no_room(error, self._path)
+                job.error = no_room(error, self._engine.name)
         return [job for job in jobs if job.error is None]
 
     def _note(self, job: _Job) -> None:
@@ -284,10 +271,10 @@ class Writer:
             return
         jobs = self._without_gaps(jobs) if self._gaps else jobs
         error = self._attempt(jobs) if jobs else None
-        if error is not None and len(jobs) > 1 and worth_one_by_one(error):
+        if error is not None and len(jobs) > 1 and self._engine.worth_one_by_one(error):
             for job in (job for job in jobs if not job.unit.rides):
                 job.result = job.error = None
-                if self._spill.holds and job.unit.is_result and not concerns_data(error):
+                if self._spill.holds and job.unit.is_result and not self._engine.concerns_data(error):
                     self._fail([job], error)  # its place is behind those that wait
                 else:
                     self._commit([job])
@@ -311,7 +298,7 @@ class Writer:
         """Tell the jobs, and keep what are results."""
         for job in (job for job in jobs if not job.unit.rides):
             # Each its own: an exception that several tasks raise would mix their tracebacks.
-            job.error = failure = explain(error, self._path)
+            job.error = failure = self._engine.explain(error)
             if failure is not error:
                 failure.__cause__ = error
             if not isinstance(failure, StoreError):
@@ -330,14 +317,14 @@ class Writer:
         and nothing was written."""
         try:
             connection = self._connect()
-            begin(connection)
+            connection.begin()
             self._watch.opened(connection)
             if after_results and self._spill.holds:
                 _take_back(connection, self._spill.results(), self._texts)
             _apply(connection, jobs, self._texts)
             if self._failpoints.before_commit is not None:
                 self._failpoints.before_commit()
-            connection.execute("COMMIT")
+            connection.commit()
         except Exception as error:  # noqa: BLE001 - whatever it is, the waiters must hear of it
             self._undo(error)
             return error
@@ -348,9 +335,9 @@ class Writer:
             self._failpoints.after_commit()
         return None
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self) -> Connection:
         if self._connection is None:
-            self._connection = connect_writer(self._home, busy_timeout=self._busy_timeout)
+            self._connection = self._engine.writer()
             self._spill.take_over()
         return self._connection
 
@@ -359,10 +346,10 @@ class Writer:
         self._texts.forget()
         try:
             if self._connection is not None:
-                rollback(self._connection)
-        except sqlite3.Error:
+                self._connection.rollback()
+        except self._engine.errors:
             self._disconnect()
-        if not concerns_data(error):
+        if not self._engine.concerns_data(error):
             self._disconnect()
 
     def _disconnect(self) -> None:
@@ -395,7 +382,7 @@ def _deliver(jobs: Iterable[_Job]) -> None:
             job.future.set_result(None)
 
 
-def _apply(connection: sqlite3.Connection, jobs: Iterable[_Job], texts: Texts) -> None:
+def _apply(connection: Connection, jobs: Iterable[_Job], texts: Texts) -> None:
     """Carry out the jobs in order; like rows of neighbours go in one statement."""
     batch: list[_Job] = []
     for job in jobs:
@@ -414,7 +401,7 @@ def _apply(connection: sqlite3.Connection, jobs: Iterable[_Job], texts: Texts) -
     _apply_rows(connection, batch, texts)
 
 
-def _apply_rows(connection: sqlite3.Connection, jobs: Iterable[_Job], texts: Texts) -> None:
+def _apply_rows(connection: Connection, jobs: Iterable[_Job], texts: Texts) -> None:
     epochs: dict[str, int | None] = {}
     rows: list[tuple[str, tuple[Any, ...]]] = []
     for job in jobs:
@@ -425,7 +412,7 @@ def _apply_rows(connection: sqlite3.Connection, jobs: Iterable[_Job], texts: Tex
         statements.write_rows(connection, rows, texts)
 
 
-def _take_back(connection: sqlite3.Connection, results: Iterable[bytes], texts: Texts) -> None:
+def _take_back(connection: Connection, results: Iterable[bytes], texts: Texts) -> None:
     """Write what was kept: of a run that another process has gone on with, or that is gone, only the answers."""
     epochs: dict[str, int | None] = {}
     for payload in results:
@@ -435,9 +422,7 @@ def _take_back(connection: sqlite3.Connection, results: Iterable[bytes], texts: 
         statements.write_rows(connection, unit.rows, texts)
 
 
-def _stale(
-    connection: sqlite3.Connection, leases: Iterable[RunLease], epochs: dict[str, int | None]
-) -> OwnershipLost | None:
+def _stale(connection: Connection, leases: Iterable[RunLease], epochs: dict[str, int | None]) -> OwnershipLost | None:
     """The error for a unit of which one lease is behind its run's epoch; epochs once read are kept."""
     for lease in leases:
         run_id = lease.run_id

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import closing
+from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 from flowllm.core.errors import UsageError
 from flowllm.core.redact import without_passwords
+from flowllm.storage.sql.engine import Values
 
 MEMORY: Final = frozenset({"memory:", ":memory:", "sqlite:///:memory:"})
 SQLITE: Final = "sqlite:///"
-PRIVATE: Final = 0o600
-"""Only its owner reads what is in a database, or beside it."""
 BUSY_TIMEOUT: Final = 60.0
 """Seconds to wait for another process's write lock before it counts as a failure."""
 APPLICATION_ID: Final = 0x464C4C4D
@@ -64,19 +64,64 @@ def decode(raw: bytes) -> str:
     return raw.decode(errors="surrogateescape")
 
 
-def fetch(connection: sqlite3.Connection, query: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-    """All rows of a query. The driver reads text faster by itself; `decode` does where a byte is damaged."""
-    connection.text_factory = str
-    try:
-        return connection.execute(query, values).fetchall()
-    except sqlite3.OperationalError:
-        connection.text_factory = decode
-        return connection.execute(query, values).fetchall()
-    finally:
-        connection.text_factory = decode
+class SqliteConnection(sqlite3.Connection):
+    """A connection as `sql/` wants it."""
+
+    for_update = for_share = ""
+    """Who writes has the whole database."""
+
+    def write(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Several rows with each execution: around every one another thread may take the interpreter's lock, and then
+        holds it for as long as several rows take."""
+        at = 0
+        for count in _TOGETHER:
+            while len(rows) - at >= count:
+                self.execute(_repeated(statement, count), tuple(chain.from_iterable(rows[at : at + count])))
+                at += count
+
+    def keep_text(self, run_seq: int, body: bytes) -> int:
+        """Put a text into the table of texts; its number."""
+        return self.execute("INSERT INTO texts (run_seq, body) VALUES (?, ?)", (run_seq, body)).lastrowid or 0
+
+    def fetch(self, query: str, values: Values) -> list[tuple[Any, ...]]:
+        """All rows of a query. The driver reads text faster by itself; `decode` does where a byte is damaged."""
+        self.text_factory = str
+        try:
+            return self.execute(query, values).fetchall()
+        except sqlite3.OperationalError:
+            self.text_factory = decode
+            return self.execute(query, values).fetchall()
+        finally:
+            self.text_factory = decode
+
+    def pages(self, query: str, values: Values, size: int) -> Iterator[list[tuple[Any, ...]]]:
+        """The rows of a query, so many at a time."""
+        cursor = self.execute(query, values)
+        while rows := cursor.fetchmany(size):
+            yield rows
+
+    def begin(self) -> None:
+        """Take the write lock; waits for other processes up to the busy timeout."""
+        self.execute("BEGIN IMMEDIATE")
+
+    def begin_reading(self) -> None:
+        """See one state of the database."""
+        self.execute("BEGIN")
 
 
-def connect(path: Path, *, mode: str, busy_timeout: float = BUSY_TIMEOUT) -> sqlite3.Connection:
+@lru_cache
+def _repeated(statement: str, count: int) -> str:
+    """The statement for so many rows."""
+    head, mark, rest = statement.partition(" VALUES ")
+    values, end, then = rest.partition(")")
+    return f"{head}{mark}{', '.join([values + end] * count)}{then}"
+
+
+_TOGETHER: Final = (32, 8, 1)
+"""Rows with one execution: few numbers, as each makes a statement of its own."""
+
+
+def connect(path: Path, *, mode: str, busy_timeout: float = BUSY_TIMEOUT) -> SqliteConnection:
     """A connection without transactions of its own making. Raises sqlite3.Error."""
     connection = sqlite3.connect(
         f"{address(path)}?{urlencode(options(mode))}",
@@ -84,12 +129,13 @@ def connect(path: Path, *, mode: str, busy_timeout: float = BUSY_TIMEOUT) -> sql
         isolation_level=None,
         timeout=busy_timeout,
         check_same_thread=False,
+        factory=SqliteConnection,
     )
     connection.text_factory = decode
     return connection
 
 
-def connect_writer(path: Path, *, busy_timeout: float = BUSY_TIMEOUT) -> sqlite3.Connection:
+def connect_writer(path: Path, *, busy_timeout: float = BUSY_TIMEOUT) -> SqliteConnection:
     """The connection for writing: what it commits has reached the disk. Raises sqlite3.Error."""
     connection = connect(path, mode="rw", busy_timeout=busy_timeout)
     try:
@@ -116,17 +162,6 @@ def use_wal(connection: sqlite3.Connection, *, busy_timeout: float) -> None:
             return
 
 
-def begin(connection: sqlite3.Connection) -> None:
-    """Take the write lock; waits for other processes up to the busy timeout."""
-    connection.execute("BEGIN IMMEDIATE")
-
-
-def rollback(connection: sqlite3.Connection) -> None:
-    """Undo the open transaction, if there still is one: some failures have undone it already."""
-    if connection.in_transaction:
-        connection.execute("ROLLBACK")
-
-
 def compact(path: Path) -> int | None:
     """Write the file anew without the space of what was removed; the bytes by which it is smaller, None if others use
     it or there is no room. Blocks while it does."""
@@ -143,22 +178,6 @@ def _emptied(connection: sqlite3.Connection, path: Path) -> int:
     """Bytes of the file, once all of the log is in it."""
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return path.stat().st_size
-
-
-def make_folder(folder: Path) -> None:
-    """The folder of a database, if it is not there. Raises OSError."""
-    folder.mkdir(mode=0o700, exist_ok=True)
-    ignore = folder / ".gitignore"
-    if folder.name == ".flowllm" and not ignore.exists():
-        ignore.write_text("*\n")
-
-
-def temporary_folders() -> tuple[Path, ...]:
-    """The temporary folder; none where all are full or read-only."""
-    try:
-        return (Path(tempfile.gettempdir()),)
-    except OSError:
-        return ()
 
 
 def is_memory(url: str) -> bool:

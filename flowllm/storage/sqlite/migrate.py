@@ -20,19 +20,16 @@ from typing import TYPE_CHECKING, Final
 import flowllm
 from flowllm.core.errors import DatabaseCorrupt, DatabaseTooNew, StorageFailed, UsageError
 from flowllm.core.records import dataclass
+from flowllm.storage.folders import PRIVATE, make_folder
 from flowllm.storage.sqlite.connection import (
     APPLICATION_ID,
     BUSY_TIMEOUT,
-    PRIVATE,
     RETRY,
-    begin,
     connect,
     connect_writer,
     database_path,
     decode,
-    make_folder,
     peeking_mode,
-    rollback,
 )
 from flowllm.storage.sqlite.faults import RESTORE, code_of, explain
 
@@ -224,12 +221,12 @@ def create(path: Path, *, busy_timeout: float = BUSY_TIMEOUT) -> None:
     _touch(path)
     try:
         with closing(connect_writer(path, busy_timeout=busy_timeout)) as connection:
-            begin(connection)
+            connection.begin()
             try:
                 if revision_of(connection, path) is None:
                     _fill(connection)
             finally:
-                rollback(connection)
+                connection.rollback()
     except sqlite3.Error as error:
         raise explain(error, path) from error
 
@@ -283,7 +280,7 @@ def _transaction(path: Path, busy_timeout: float) -> Iterator[Connection]:
                 with engine.begin() as connection:
                     yield connection
             finally:
-                rollback(raw)
+                raw.rollback()
     except DBAPIError as error:
         raise explain(error.orig or error, path) from error
     except sqlite3.Error as error:

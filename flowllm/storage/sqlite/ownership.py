@@ -21,7 +21,7 @@ from urllib.parse import quote
 from flowllm.core.errors import StorageFailed
 from flowllm.core.types import RunId
 from flowllm.storage.base import Owner
-from flowllm.storage.sqlite.faults import run_owned
+from flowllm.storage.sql.faults import run_owned
 
 TRIES: Final = 250
 PAUSE: Final = 0.02

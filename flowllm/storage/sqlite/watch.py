@@ -14,7 +14,8 @@ from typing import Final
 
 from flowllm.core.errors import DatabaseCorrupt
 from flowllm.core.records import dataclass
-from flowllm.storage.sqlite.connection import APPLICATION_ID, PRIVATE, connect, make_folder, sidecars, temporary_folders
+from flowllm.storage.folders import PRIVATE, make_folder, temporary_folders
+from flowllm.storage.sqlite.connection import APPLICATION_ID, connect, sidecars
 
 BESIDE: Final = ("-wal", "-shm")
 DESCRIPTORS: Final = Path("/proc/self/fd")

@@ -18,6 +18,7 @@ from flowllm.storage.base import ItemKey, RunLease, Store
 from flowllm.storage.open import open_store
 from flowllm.storage.sql.store import SqlStore
 from flowllm.storage.sql.writer import Failpoints
+from flowllm.storage.sqlite.engine import at
 from tests.support.items import POSTS, R1, adopt, again, foreach, item, told, write, written
 from tests.support.records import ME, lease_of, node
 
@@ -214,7 +215,7 @@ async def test_a_call_that_fails_took_nothing_and_can_be_made_again(path: Path) 
         if failures:
             raise failures.pop()
 
-    store = SqlStore(path, owner=ME, failpoints=Failpoints(before_commit=fail))
+    store = SqlStore(at(path), owner=ME, failpoints=Failpoints(before_commit=fail))
     lease = await again(store, lease_of(await written(store, "abc")))
     failures.append(OSError("no"))
     with pytest.raises(StorageFailed):

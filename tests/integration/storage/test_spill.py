@@ -21,6 +21,7 @@ from flowllm.storage.sql import spill as module
 from flowllm.storage.sql.spill import Spill
 from flowllm.storage.sql.store import SqlStore
 from flowllm.storage.sql.writer import Failpoints
+from flowllm.storage.sqlite.engine import at
 from tests.support.process import worker
 from tests.support.records import ME, answer, attempt_of_node, lease_of, node, run
 
@@ -43,7 +44,7 @@ class Faulty:
 
 async def _opened(path: Path, disk: Faulty) -> SqlStore:
     await (await open_store(str(path), clock=SystemClock())).close()
-    return SqlStore(path, owner=ME, failpoints=Failpoints(before_commit=disk))
+    return SqlStore(at(path), owner=ME, failpoints=Failpoints(before_commit=disk))
 
 
 def _write(lease: RunLease, name: str, status: NodeStatus = NodeStatus.SUCCEEDED) -> NodeWrite:
@@ -88,7 +89,7 @@ async def test_a_run_is_not_claimed_past_results_that_wait(path: Path) -> None:
         await store.commit(nodes=[_write(lease, "a")], memo=answer("a"))
     await store.close()
 
-    store = SqlStore(path, owner=ME, failpoints=Failpoints(before_commit=disk))
+    store = SqlStore(at(path), owner=ME, failpoints=Failpoints(before_commit=disk))
     with pytest.raises(StorageFailed):
         await store.claim_run(RunId("r1"), ME)
     disk.full = False

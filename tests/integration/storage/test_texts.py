@@ -21,6 +21,7 @@ from flowllm.storage.sql.rows import to_json
 from flowllm.storage.sql.store import SqlStore
 from flowllm.storage.sql.texts import LONG, Texts, _deflated
 from flowllm.storage.sql.writer import Failpoints
+from flowllm.storage.sqlite.engine import at
 from tests.migrations.test_migrations import step
 from tests.support.items import POSTS, R1, foreach, item
 from tests.support.records import ME, USAGE, answer, attempt_of_node, lease_of, node, run
@@ -154,7 +155,7 @@ async def test_what_a_failed_commit_wrote_is_not_leant_on(path: Path) -> None:
             raise error
 
     await (await open_store(str(path), clock=SystemClock())).close()
-    store = SqlStore(path, owner=ME, failpoints=Failpoints(before_commit=fail))
+    store = SqlStore(at(path), owner=ME, failpoints=Failpoints(before_commit=fail))
     lease = lease_of(await store.create_run(run(R1, owner=ME)))
     for record, memo in of_row(0, prose(0)):
         writes = [NodeWrite(lease=lease, node=record)]

@@ -22,6 +22,7 @@ from flowllm.storage.sql import statements
 from flowllm.storage.sql.statements import Unit
 from flowllm.storage.sql.store import SqlStore
 from flowllm.storage.sql.writer import Failpoints, Writer
+from flowllm.storage.sqlite.engine import at
 from tests.support.process import worker
 from tests.support.records import ME, answer, attempt_of_node, lease_of, node, run
 
@@ -47,7 +48,7 @@ class Gate:
 
 async def opened(path: Path, **failpoints: object) -> SqlStore:
     await (await open_store(str(path), clock=SystemClock())).close()
-    return SqlStore(path, owner=ME, failpoints=Failpoints(**failpoints), busy_timeout=0.2)
+    return SqlStore(at(path, 0.2), owner=ME, failpoints=Failpoints(**failpoints))
 
 
 def node_write(lease: RunLease, name: str, **changes: object) -> NodeWrite:
@@ -212,7 +213,7 @@ async def test_writing_after_the_close_is_refused(disk: SqlStore) -> None:
 
 async def test_an_action_that_refuses_leaves_its_neighbours_alone(path: Path) -> None:
     await (await open_store(str(path), clock=SystemClock())).close()
-    writer = Writer(path)
+    writer = Writer(at(path))
 
     def refuse(connection: sqlite3.Connection) -> None:
         raise OwnershipLost("no")

@@ -21,6 +21,7 @@ from flowllm.storage.base import NodeWrite
 from flowllm.storage.open import open_store, this_process
 from flowllm.storage.sql.store import SqlStore
 from flowllm.storage.sql.writer import Failpoints
+from flowllm.storage.sqlite import engine
 from flowllm.storage.sqlite.migrate import upgrade
 from tests.support.records import ME, answer, attempt_of_node, lease_of, node, run
 
@@ -44,7 +45,7 @@ async def killed(path: str, where: str, at: int) -> None:
             die()
 
     await (await open_store(path, clock=SystemClock())).close()
-    store = SqlStore(Path(path), owner=ME, failpoints=Failpoints(**{where: count}))
+    store = SqlStore(engine.at(Path(path)), owner=ME, failpoints=Failpoints(**{where: count}))
     made = await store.create_run(run("r1", owner=ME))  # its commit is the first
     for number in range(1000):
         await commit_one(store, made, number)
