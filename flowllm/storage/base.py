@@ -53,13 +53,13 @@ class Store(History, Browsing, Comparing, Following, PastReads, ResultReads, Tim
         """Insert a run, owned by `run.owner` at `run.epoch`; gives it back with its `seq`. Raises UsageError if
         there is a run of that id.
 
-        The owner also holds the run's lock until `finish_run` or the end of its process, however it ends."""
+        The owner has it until `finish_run`, or until the lease of its process is over: however that ends."""
         ...
 
     async def claim_run(self, run_id: RunId, owner: Owner) -> RunRecord:
-        """Take the run's lock, raise its epoch by one, set its owner and status running; its attempts that
-        were still `sent` become `unknown`. Raises RunNotFound, and RunOwned (naming process, host and since
-        when) while another owner holds the lock."""
+        """Become the run's owner: raise its epoch by one, set its status running; its attempts that were still `sent` become
+        `unknown`, and a process that had it and is dead can write nothing more. Raises RunNotFound, and RunOwned (naming process, host and since
+        when) while the process is alive that has it. Takes some seconds where it gives no sign of life."""
         ...
 
     async def finish_run(
@@ -72,7 +72,7 @@ class Store(History, Browsing, Comparing, Following, PastReads, ResultReads, Tim
         error: Mapping[str, Json] | None = None,
         stats: Mapping[str, Json] | None = None,
     ) -> None:
-        """End this attempt at the run: owner cleared, lock given back."""
+        """End this attempt at the run: it has no owner."""
         ...
 
     async def update_run(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from pathlib import Path
 
 import pytest
 
+from tests.support.owners import end
 from tests.support.project import Project, killed_at_exit, prompts, until
 from tests.support.replies import Reply
 from tests.support.server import Server
@@ -64,11 +64,6 @@ def test_a_running_run_can_not_be_resumed(project: Project, server: Server) -> N
     assert len(server.requests) == 3
 
 
-def _lock(project: Project, run_id: str) -> Path:
-    (found,) = [path for path in project.database.parent.rglob(run_id) if path.is_file()]
-    return found
-
-
 def _on_record(project: Project) -> list[object]:
     tables = ("runs", "nodes", "attempts", "memo")
     return [project.rows(f"SELECT * FROM {table} ORDER BY rowid") for table in tables]
@@ -82,7 +77,7 @@ def test_a_stopped_owner_that_wakes_late_writes_nothing(project: Project, server
         until(lambda: server.in_flight == 2, "the first requests", of=process)
         _stopped(process)
         (run_id,) = project.run_ids()
-        _lock(project, run_id).unlink()
+        end(project.database)
         server.script = lambda body, n: Reply(text="of the new owner")
         server.hold = 0
         taken = project.run("resume", run_id, "--json")

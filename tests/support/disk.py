@@ -24,6 +24,7 @@ from flowllm.storage.open import this_process
 from flowllm.storage.sql import spill, texts
 from flowllm.storage.sql.store import SqlStore
 from flowllm.storage.sql.writer import Failpoints
+from flowllm.storage.sqlite.connection import connect
 from flowllm.storage.sqlite.engine import at
 from tests.support.stores import FAST, InlineStore, new_database
 
@@ -35,7 +36,7 @@ WRITES = {"create_run", "claim_run", "update_run", "begin_attempt", "commit", "a
 
 
 def _records(path: Path) -> Records:
-    with closing(sqlite3.connect(path)) as connection:
+    with closing(connect(path, mode="rw")) as connection:
         rows = texts.read(connection, "SELECT node_id, status, output FROM nodes", {}, (2,))
     return {name: (NodeStatus(status), json.loads(output)) for name, status, output in rows}
 

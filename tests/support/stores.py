@@ -14,9 +14,10 @@ from typing import Any, ClassVar
 from weakref import WeakSet
 
 from flowllm.storage.base import NodeRecord, Owner
+from flowllm.storage.sql.jobs import Job
 from flowllm.storage.sql.statements import Unit
 from flowllm.storage.sql.store import SqlStore
-from flowllm.storage.sql.writer import Writer, _Job
+from flowllm.storage.sql.writer import Writer
 from flowllm.storage.sqlite.connection import connect
 from flowllm.storage.sqlite.engine import at
 from flowllm.storage.sqlite.migrate import create
@@ -63,14 +64,16 @@ class InlineStore(SqlStore):
         """Close its files: the test is over, and garbage may not be collected for a thousand others."""
         for connection in self._connections:
             connection.close()
+        self.abandon()
         self._writer._disconnect()
         self._writer._spill.close()
-        self.abandon()
         self._home_folder.cleanup()
 
     def abandon(self) -> None:
         """Give back all runs, as when their process is killed."""
-        self._locks.release_all()
+        if self.presence.number is not None:
+            self._writer._connect().execute("UPDATE processes SET ended_at = 0 WHERE ended_at IS NULL")
+            self.presence.forget()
 
     def rows(self, query: str, *values: object) -> list[Any]:
         """What is on record."""
@@ -107,7 +110,7 @@ class InlineStore(SqlStore):
 
 class _Writer(Writer):
     async def write(self, unit: Unit) -> Any:
-        job = _Job(unit, asyncio.get_running_loop())
+        job = Job(unit, asyncio.get_running_loop())
         self._carry_out([job])
         if job.error is not None:
             raise job.error

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from flowllm.core.errors import RunOwned
 from flowllm.core.models import MODELS
 from flowllm.core.types import AttemptStatus, Json, RunId, RunStatus
 from flowllm.storage.base import Owner, RunLease, RunRecord
+from flowllm.storage.liveness import Standing
+from flowllm.storage.machine import Machine
 from flowllm.storage.monitoring import RunTotals, SuspensionRecord
 from flowllm.storage.sql import statements, texts
 from flowllm.storage.sql.engine import Connection
 from flowllm.storage.sql.faults import run_exists, run_not_found, run_owned
+from flowllm.storage.sql.presence import Presence, end, owner_standing
 from flowllm.storage.sql.records import run_of, totals_of, wait_of
 from flowllm.storage.sql.rows import (
     WAIT_FIELDS,
@@ -43,7 +45,8 @@ _RUN: Final = f"SELECT seq, {', '.join(RunRow._fields)} FROM runs WHERE run_id =
 _WITHOUT_SNAPSHOT: Final = ", ".join(name for name in RunRow._fields if name != "snapshot")
 _ROW: Final = f"SELECT {_WITHOUT_SNAPSHOT} FROM runs WHERE run_id = :this"
 _CLAIM: Final = _set(
-    "status", "owner_pid", "owner_host", "owner_since", "stats", then=", epoch = epoch + 1, finished_at = NULL"
+    *("status", "owner_pid", "owner_host", "owner_since", "process", "stats"),
+    then=", epoch = epoch + 1, finished_at = NULL",
 )
 _NEWEST: Final = (
     "SELECT max(at) FROM (SELECT coalesce(finished_at, started_at) AS at FROM nodes WHERE run_id = :this "
@@ -55,11 +58,11 @@ _FORGET: Final = "UPDATE attempts SET status = :new_status, row_hash = :new_row_
 _REHASH: Final = _set("row_hash")
 _FINISH: Final = _set(
     *("status", "finished_at", "outputs", "outputs_hash", "error", "stats"),
-    then=", owner_pid = NULL, owner_host = NULL, owner_since = NULL",
+    then=", owner_pid = NULL, owner_host = NULL, owner_since = NULL, process = NULL",
 )
 _UPDATE: Final = _set("snapshot", "snapshot_hash", "path", "options", "inputs")
 _MARK: Final = _set("output_offset")
-_STATUS: Final = "SELECT status, owner_pid, owner_host, owner_since FROM runs WHERE run_id = :this"
+_GIVE_BACK: Final = "UPDATE runs SET process = NULL, owner_pid = NULL WHERE run_id = :this AND process = :process AND status = 'running'"
 _DELETE: Final = (
     *texts.RELEASE,
     *(
@@ -71,13 +74,14 @@ _DROP: Final = "DELETE FROM memo WHERE key = :this AND content_hash = :hash"
 _PRUNE: Final = "DELETE FROM memo WHERE created_at < :before"
 
 
-def create_run(run: RunRecord, row: RunRow) -> Unit:
-    """Insert a run; the result is its number."""
+def create_run(run: RunRecord, row: RunRow, presence: Presence) -> Unit:
+    """Insert a run, which this process has if it has an owner; the result is its number."""
 
     def action(connection: Connection) -> int:
         if connection.execute(_SEQ, {"this": row.run_id}).fetchone():
             raise run_exists(run.run_id)
-        connection.execute(statements.INSERT_RUN, row)
+        owned = row if run.owner is None else row._replace(process=presence.enter(connection, run.run_id))
+        connection.execute(statements.INSERT_RUN, owned)
         connection.executemany(statements.INSERT_TAG, [(row.run_id, to_text(tag)) for tag in run.tags])
         connection.execute("INSERT INTO totals (run_id) VALUES (:this)", {"this": row.run_id})
         return int(connection.execute(_SEQ, {"this": row.run_id}).fetchone()[0])
@@ -85,8 +89,9 @@ def create_run(run: RunRecord, row: RunRow) -> Unit:
     return Unit(action=action)
 
 
-def claim_run(run_id: RunId, owner: Owner) -> Unit:
-    """Raise a run's epoch under its new owner; the result is the run as it then stands."""
+def claim_run(run_id: RunId, owner: Owner, presence: Presence, expired: float | None) -> Unit:
+    """Raise a run's epoch under its new owner; the result is the run as it then stands. Where nothing was heard of the process
+    that has it, the result is until when its lease was: then it is taken from it if that was `expired` before."""
     this = to_text(run_id)
     values = {
         "this": this,
@@ -96,15 +101,22 @@ def claim_run(run_id: RunId, owner: Owner) -> Unit:
         "new_owner_since": owner.since,
     }
 
-    def action(connection: Connection) -> RunRecord:
-        found = connection.fetch(_RUN, {"this": this})
+    def action(connection: Connection) -> RunRecord | float:
+        found = connection.fetch(f"{_RUN} {connection.for_update}", {"this": this})
         if not found:
             raise run_not_found(run_id)
         row = RunRow(*found[0][1:])
+        stands, until = owner_standing(connection, row, presence.machine)
+        if stands is Standing.ALIVE:
+            raise run_owned(run_id, _owner(row))
+        if stands is Standing.EXPIRED and until != expired:
+            return until
+        end(connection, row.process)
         run = run_of(row, seq=found[0][0], snapshot=row.snapshot)
         kept = {name: value for name, value in run.stats.items() if name != MODELS or run.finished_at is not None}
         run = replace(run, stats={**kept, RUN_ATTEMPTS: _attempts_at(connection, run, owner)})
-        _change(connection, _CLAIM, {**values, "new_stats": to_json(dict(run.stats))})
+        mine = {"new_process": presence.enter(connection, run_id), "new_stats": to_json(dict(run.stats))}
+        _change(connection, _CLAIM, {**values, **mine})
         _forget_sent(connection, this)
         run = replace(run, totals=_totals(connection, this), tags=_tags(connection, this))
         return replace(run, status=RunStatus.RUNNING, epoch=run.epoch + 1, owner=owner, finished_at=None)
@@ -165,14 +177,19 @@ def mark_output(lease: RunLease, offset: int) -> Unit:
     return Unit(leases=(lease,), action=_executes(_MARK, {"this": to_text(lease.run_id), "new_output_offset": offset}))
 
 
-def delete_runs(run_ids: Sequence[RunId], *, locked: Collection[RunId]) -> Unit:
-    """Remove runs; of those that run only the ones whose lock the caller holds. The result is how many there
-    were."""
+def give_back(run_id: RunId, number: int) -> Unit:
+    """A run that this process took and does not want."""
+    return Unit(action=_changes(_GIVE_BACK, {"this": to_text(run_id), "process": number}), rides=True)
+
+
+def delete_runs(run_ids: Sequence[RunId], machine: Machine) -> Unit:
+    """Remove runs; the result is how many there were. Raises RunOwned if a process has one of them."""
 
     def action(connection: Connection) -> int:
         for run_id in run_ids:
-            if run_id not in locked and (refusal := _running(connection, run_id)):
-                raise refusal
+            row = _row(connection, {"this": to_text(run_id)}, connection.for_update)
+            if row is not None and owner_standing(connection, row, machine)[0] is Standing.ALIVE:
+                raise run_owned(run_id, _owner(row))
         keys = [{"this": to_text(run_id)} for run_id in run_ids]
         count = 0
         for statement in _DELETE:
@@ -239,8 +256,8 @@ def _change(connection: Connection, statement: str, values: Mapping[str, Any]) -
     return count
 
 
-def _row(connection: Connection, this: Mapping[str, Any]) -> RunRow | None:
-    found = connection.fetch(_ROW, this)
+def _row(connection: Connection, this: Mapping[str, Any], lock: str = "") -> RunRow | None:
+    found = connection.fetch(f"{_ROW} {lock}", this)
     return RunRow._make((*found[0][:_SNAPSHOT], "", *found[0][_SNAPSHOT:])) if found else None
 
 
@@ -280,9 +297,7 @@ def _executes(statement: str, values: Mapping[str, Any]) -> Callable[[Connection
     return action
 
 
-def _running(connection: Connection, run_id: RunId) -> RunOwned | None:
-    found = connection.execute(_STATUS, {"this": to_text(run_id)}).fetchone()
-    if found is None or found[0] != RunStatus.RUNNING.value:
+def _owner(row: RunRow) -> Owner | None:
+    if row.owner_pid is None:
         return None
-    owner = None if found[1] is None else Owner(pid=found[1], host=found[2], since=found[3])
-    return run_owned(run_id, owner)
+    return Owner(pid=row.owner_pid, host=from_text(row.owner_host or ""), since=row.owner_since or 0.0)

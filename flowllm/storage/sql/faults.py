@@ -65,9 +65,15 @@ def kept_in(paths: Iterable[Path]) -> str:
 
 
 def ownership_lost(lease: RunLease, epoch: int | None) -> OwnershipLost:
-    """A write under a lease that no longer holds; `epoch` is the run's, None if it is gone."""
+    """A write under a lease that no longer holds; `epoch` is the run's, None if it is gone, negative if it is the process that
+    was ended."""
     if epoch is None:
         return OwnershipLost(f"Run {lease.run_id} was deleted while this process worked on it.")
+    if epoch == -lease.epoch:
+        return OwnershipLost(
+            f"Run {lease.run_id} is no longer this process's, of which nothing was heard for too long; nothing more of it is written here.",
+            hint=f"Go on with it with: flowllm resume {lease.run_id}",
+        )
     return OwnershipLost(
         f"Run {lease.run_id} was taken over by another process; nothing more of it is written here.",
         hint=f"See how it goes on with: flowllm show {lease.run_id}",

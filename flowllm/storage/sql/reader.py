@@ -16,6 +16,7 @@ from flowllm.core.money import Spend
 from flowllm.core.tasks import start_task
 from flowllm.core.types import NodeId, NodeStatus, RunId, step_path
 from flowllm.storage.base import AttemptRecord, NodeRecord, RunRecord
+from flowllm.storage.machine import Machine
 from flowllm.storage.monitoring import Gauge, Learned, MemoStats, SuspensionRecord
 from flowllm.storage.sql import run_queries
 from flowllm.storage.sql.engine import Connection, Engine
@@ -99,6 +100,7 @@ class Reader:
     def __init__(self, engine: Engine, *, lost: Callable[[], StoreError | None]) -> None:
         """`lost` tells, perhaps after a while, what became of the database if it is no longer the one that was opened."""
         self._engine = engine
+        self._machine = Machine()
         self._lost = lost
         self._threads = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="flowllm-reader")
         self._of_thread = threading.local()
@@ -125,12 +127,12 @@ class Reader:
             raise run_not_found(run_id)
         if len(found) > 1 and found[0][0] != begin:
             raise ambiguous(run_id, [from_text(other[0]) for other in found])
-        return run_queries.found_run(found[0])
+        return run_queries.found_run(found[0], self._machine)
 
     async def find_runs(self, **wanted: Any) -> list[RunRecord]:
         """Newest first, without snapshots; `wanted` is what `run_queries.listing` takes."""
         query, values = run_queries.listing(**wanted)
-        return [run_queries.listed(row) for row in await self._all(query, values)]
+        return [run_queries.listed(row, self._machine) for row in await self._all(query, values)]
 
     async def workflows(self) -> list[str]:
         return [from_text(name) for (name,) in await self._all(run_queries.NAMES["workflow"])]
@@ -143,12 +145,6 @@ class Reader:
         return run_queries.models_of(
             await self._all(run_queries.MODELS, run), await self._all(run_queries.ANSWERED, run)
         )
-
-    async def running(self, run_ids: Sequence[RunId]) -> list[RunId]:
-        """Those of the runs that stand as running."""
-        texts = {to_text(run_id): run_id for run_id in run_ids}
-        query = "SELECT run_id FROM runs WHERE status = 'running' AND run_id IN (SELECT value FROM json_each(:runs))"
-        return [texts[run_id] for (run_id,) in await self._all(query, {"runs": json.dumps(list(texts))})]
 
     # nodes and attempts
 

@@ -104,6 +104,7 @@ class RunRow(NamedTuple):
     snapshot: str
     snapshot_hash: str | None
     row_hash: str | None
+    process: int | None = None
 
 
 class NodeRow(NamedTuple):
@@ -371,8 +372,8 @@ def _hashed(fields: tuple[str, ...], *without: str) -> Callable[[Any], tuple[Any
     return attrgetter(*(name for name in fields if name not in without))
 
 
-# A damaged status is no status; where the output file ends is checked against its lines.
-_OF_RUN: Final = _hashed(RunRow._fields, "snapshot", "outputs", "row_hash", "status", "output_offset")
+# A damaged status is no status; where the output file ends is checked against its lines; whose a run is passes.
+_OF_RUN: Final = _hashed(RunRow._fields, "snapshot", "outputs", "row_hash", "status", "output_offset", "process")
 _OUTPUT: Final = NodeRow._fields.index("output")
 _OF_ATTEMPT: Final = _hashed(AttemptRow._fields, "row_hash")
 _CONTENT_HASH: Final = MemoRow._fields.index("content_hash")

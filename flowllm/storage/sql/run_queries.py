@@ -10,6 +10,9 @@ from typing import Any, Final
 from flowllm.core.models import ModelTotals, asked_model
 from flowllm.core.types import ABANDONED, THROTTLED, USAGE_FIELDS, RunStatus, Usage
 from flowllm.storage.base import RunRecord
+from flowllm.storage.liveness import Standing, standing
+from flowllm.storage.machine import Machine
+from flowllm.storage.sql.presence import FIELDS, had_by_older, process_of
 from flowllm.storage.sql.records import listed_run, run_of, spend_of, totals_of
 from flowllm.storage.sql.rows import RunRow, from_text, to_json, to_text
 from flowllm.storage.sql.totals import FIGURES, STATUSES
@@ -35,8 +38,10 @@ TOTALS: Final = ("changes", "last_seq", *STATUSES, *FIGURES)
 _LISTED: Final = tuple(name for name in RunRow._fields if name != "snapshot")
 _SNAPSHOT: Final = RunRow._fields.index("snapshot")
 _TAGS: Final = "(SELECT json_group_array(tag) FROM tags WHERE tags.run_id = runs.run_id)"
+_OWNER: Final = (*FIELDS, "now")
 _REST: Final = (
-    f"runs.seq, {_TAGS}, {columns('totals', *TOTALS)} FROM runs JOIN totals ON totals.run_id = runs.run_id WHERE"
+    f"runs.seq, {columns('processes', *FIELDS)}, database_now(), {_TAGS}, {columns('totals', *TOTALS)} "
+    "FROM runs JOIN totals ON totals.run_id = runs.run_id LEFT JOIN processes ON processes.process_id = runs.process WHERE"
 )
 FIND: Final = (
     f"SELECT {columns('runs', *RunRow._fields)}, {_REST} runs.run_id >= :begin AND runs.run_id < :end "
@@ -93,22 +98,27 @@ def listing(
     return f"{_LIST} {all_of(where)} ORDER BY runs.seq DESC LIMIT :limit OFFSET :skip", values
 
 
-def found_run(found: tuple[Any, ...]) -> RunRecord:
-    """The run of a row that FIND gives. Raises DatabaseCorrupt."""
+def found_run(found: tuple[Any, ...], machine: Machine) -> RunRecord:
+    """The run of a row that FIND gives, as it stands. Raises DatabaseCorrupt."""
     row = RunRow._make(found[: len(RunRow._fields)])
-    return _with_sums(run_of(row, seq=found[len(row)], snapshot=row.snapshot), found[len(row) + 1 :])
+    return _as_it_stands(run_of(row, seq=found[len(row)], snapshot=row.snapshot), row, found[len(row) + 1 :], machine)
 
 
-def listed(found: tuple[Any, ...]) -> RunRecord:
-    """The run of a row that `listing` gives. Raises DatabaseCorrupt."""
+def listed(found: tuple[Any, ...], machine: Machine) -> RunRecord:
+    """The run of a row that `listing` gives, as it stands. Raises DatabaseCorrupt."""
     row = RunRow._make((*found[:_SNAPSHOT], "", *found[_SNAPSHOT : len(_LISTED)]))
-    return _with_sums(listed_run(row, seq=found[len(_LISTED)]), found[len(_LISTED) + 1 :])
+    return _as_it_stands(listed_run(row, seq=found[len(_LISTED)]), row, found[len(_LISTED) + 1 :], machine)
 
 
-def _with_sums(run: RunRecord, found: tuple[Any, ...]) -> RunRecord:
-    tags, *sums = found
+def _as_it_stands(run: RunRecord, row: RunRow, found: tuple[Any, ...], machine: Machine) -> RunRecord:
+    *process, now, tags = found[: len(_OWNER) + 1]
+    sums, status = found[len(_OWNER) + 1 :], run.status
+    if status is RunStatus.RUNNING and not had_by_older(row, machine):
+        alive = process[0] and standing(process_of(tuple(process)), now=now, known=machine) is Standing.ALIVE
+        status = status if alive else RunStatus.INTERRUPTED
     return replace(
         run,
+        status=status,
         tags=tuple(sorted(from_text(tag) for tag in json.loads(tags))),
         totals=totals_of(dict(zip(TOTALS, sums, strict=True))),
     )

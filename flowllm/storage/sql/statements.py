@@ -70,6 +70,8 @@ THIN_GAUGES: Final = (
 """Of each half minute keep the first one."""
 WRITE_LEARNED: Final = _upsert("learned", LearnedRow._fields, "account, name")
 EPOCH: Final = "SELECT epoch FROM runs WHERE run_id = ?"
+EPOCH_OF: Final = "SELECT CASE WHEN ended_at IS NULL THEN epoch ELSE -epoch END FROM runs, processes WHERE run_id = ? AND process_id = ?"
+"""The same for a process, negative if it was ended."""
 HAS_ENDED: Final = "SELECT status <> 'sent' FROM attempts WHERE attempt_id = ?"
 
 _AS_THEY_ARE: Final = (NOTE_WAITS, WRITE_WAIT, WRITE_LEARNED, WRITE_GAUGE, FORGET_GAUGES, THIN_GAUGES)

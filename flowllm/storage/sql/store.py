@@ -9,7 +9,7 @@ from dataclasses import replace
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from flowllm.core.errors import OwnershipLost, StoreError
+from flowllm.core.errors import OwnershipLost, StorageFailed, StoreError
 from flowllm.core.types import Json, NodeId, NodeStatus, RunId, RunStatus
 from flowllm.storage.base import (
     AttemptRecord,
@@ -22,6 +22,7 @@ from flowllm.storage.base import (
     RunLease,
     RunRecord,
 )
+from flowllm.storage.liveness import SECOND_LOOK
 from flowllm.storage.monitoring import Gauge, Learned, SuspensionRecord
 from flowllm.storage.sql import actions, item_matching, statements
 from flowllm.storage.sql.browsing import BrowsingReader
@@ -31,6 +32,7 @@ from flowllm.storage.sql.following import FollowingReader
 from flowllm.storage.sql.outputs import ChosenOutputs, StoredOutputs, StoredResults
 from flowllm.storage.sql.pairs import ComparingReader
 from flowllm.storage.sql.past import PastReader
+from flowllm.storage.sql.presence import Presence
 from flowllm.storage.sql.records import memo_of, node_of
 from flowllm.storage.sql.rows import (
     attempt_row,
@@ -47,7 +49,6 @@ from flowllm.storage.sql.rows import (
 from flowllm.storage.sql.statements import Unit
 from flowllm.storage.sql.timeline import TimelineReader
 from flowllm.storage.sql.writer import Failpoints, Writer
-from flowllm.storage.sqlite.ownership import Locks
 
 GOING = 1_000_000
 """A limit that no number of runs that stand as running reaches."""
@@ -78,7 +79,6 @@ class SqlStore(BrowsingReader, ComparingReader, FollowingReader, PastReader, Tim
         self._writer = Writer(engine, failpoints=failpoints)
         super().__init__(engine, lost=self._writer.loss)
         self.path = engine.home
-        self._locks = Locks(engine.home)
         self._folder = folder
         self._numbers = item_matching.Numbers()
         self._others_now: list[RunId] = []
@@ -90,16 +90,19 @@ class SqlStore(BrowsingReader, ComparingReader, FollowingReader, PastReader, Tim
 
     async def create_run(self, run: RunRecord) -> RunRecord:
         """Raises UsageError if there is a run of that id."""
-        unit = actions.create_run(run, run_row(run))
-        if run.owner is not None:
-            await self._locks.acquire(run.run_id, run.owner)
+        unit = actions.create_run(run, run_row(run), self.presence)
         return replace(run, seq=await self._own(run.run_id, unit))
 
     async def claim_run(self, run_id: RunId, owner: Owner) -> RunRecord:
         if (await self.find_run(run_id)).run_id != run_id:
             raise run_not_found(run_id)
-        await self._locks.acquire(run_id, owner)
-        claimed: RunRecord = await self._own(run_id, actions.claim_run(run_id, owner))
+        claimed: RunRecord | float | None = None
+        while not isinstance(claimed, RunRecord):
+            if claimed is not None:
+                await asyncio.sleep(
+                    SECOND_LOOK
+                )  # for a sign of life of another process, so no clock of ours can pass it
+            claimed = await self._own(run_id, actions.claim_run(run_id, owner, self.presence, claimed))
         return claimed
 
     async def finish_run(
@@ -112,26 +115,26 @@ class SqlStore(BrowsingReader, ComparingReader, FollowingReader, PastReader, Tim
         error: Mapping[str, Json] | None = None,
         stats: Mapping[str, Json] | None = None,
     ) -> None:
-        """When storing fails the lock stays, so that it can be tried again."""
+        """When storing fails the run stays this process's, so that it can be tried again."""
         unit = actions.finish_run(
             lease, status=status, finished_at=finished_at, outputs=outputs, error=error, stats=stats
         )
         try:
             await self._writer.write(unit)
         except OwnershipLost:
-            self._locks.forget_lost(lease.run_id)
+            self.presence.drop(lease.run_id)
             raise
-        self._locks.release(lease.run_id)
+        self.presence.drop(lease.run_id)
         self._numbers.forget(lease)
 
     async def run(self, run_id: RunId) -> RunRecord:
-        return self._as_it_stands(await self.find_run(run_id))
+        return await self.find_run(run_id)
 
     async def runs(self, *, limit: int = 50, status: RunStatus | None = None, **wanted: Any) -> list[RunRecord]:
-        """Whether a run is going on is not to be seen in the database: it is looked for page by page."""
+        """Whether a run is going on the database alone does not say: it is looked for page by page."""
         found: list[RunRecord] = []
         while len(found) < limit:
-            page = [self._as_it_stands(run) for run in await self.find_runs(limit=limit, status=status, **wanted)]
+            page = await self.find_runs(limit=limit, status=status, **wanted)
             found += [run for run in page if status in {None, run.status}]
             if len(page) < limit:
                 break
@@ -153,16 +156,8 @@ class SqlStore(BrowsingReader, ComparingReader, FollowingReader, PastReader, Tim
 
     async def delete_runs(self, run_ids: Sequence[RunId]) -> int:
         """Raises RunOwned, and removes nothing, if a process has one of them."""
-        locked: set[RunId] = set()
-        try:
-            for run_id in await self.running(run_ids):
-                await self._locks.acquire(run_id, self._owner)
-                locked.add(run_id)
-            unit = actions.delete_runs(list(dict.fromkeys(run_ids)), locked=locked)
-            count: int = await self._writer.write(unit)
-        finally:
-            for run_id in locked:
-                self._locks.release(run_id)
+        unit = actions.delete_runs(list(dict.fromkeys(run_ids)), self.presence.machine)
+        count: int = await self._writer.write(unit)
         return count
 
     # nodes and attempts
@@ -198,7 +193,7 @@ class SqlStore(BrowsingReader, ComparingReader, FollowingReader, PastReader, Tim
             self._others_now = [
                 run.run_id
                 for run in found
-                if run.owner is not None and (run.owner.pid, run.owner.host) != mine and self._locks.held(run.run_id)
+                if run.going and run.owner is not None and (run.owner.pid, run.owner.host) != mine
             ]
         return self._others_now
 
@@ -290,7 +285,7 @@ class SqlStore(BrowsingReader, ComparingReader, FollowingReader, PastReader, Tim
     async def compact(self) -> int | None:
         """A process that runs something must not have to wait for the file to be written anew."""
         going = await self.find_runs(limit=GOING, running=True)
-        if any(self._locks.held(run.run_id) for run in going):
+        if any(run.going for run in going):
             return None
         return await asyncio.to_thread(self._engine.compact)
 
@@ -306,22 +301,27 @@ class SqlStore(BrowsingReader, ComparingReader, FollowingReader, PastReader, Tim
             await self._writer.close()
         finally:
             await self.close_reader()
-            self._locks.release_all()
             if self._folder is not None:
                 self._folder.cleanup()
 
     async def _own(self, run_id: RunId, unit: Unit) -> Any:
-        """Write what makes this process the owner; if that fails the lock is given back."""
+        """Write what makes this process the owner. Who is cancelled meanwhile gives the run back."""
+        self.presence.serve()
         try:
             return await self._writer.write(unit)
-        except BaseException:
-            self._locks.release(run_id)
+        except asyncio.CancelledError:
+            if (number := self.presence.holder(run_id)) is not None:
+                self.presence.drop(run_id)
+                self._writer.ride(actions.give_back(run_id, number), hurries=True)
+            raise
+        except StorageFailed:
+            self.presence.drop(run_id)
             raise
 
-    def _as_it_stands(self, run: RunRecord) -> RunRecord:
-        if run.status is RunStatus.RUNNING and not self._locks.held(run.run_id):
-            return replace(run, status=RunStatus.INTERRUPTED)
-        return run
+    @property
+    def presence(self) -> Presence:
+        """How this store is known to other processes at the database."""
+        return self._writer.presence
 
 
 def leases_of(

@@ -58,11 +58,28 @@ runs = Table(
     Column("snapshot", Text, nullable=False),
     Column("snapshot_hash", Text),
     Column("row_hash", Text),
+    Column("process", BIG),
     Index("ix_runs_workflow_seq", "workflow", "seq"),
     Index("ix_runs_started_at", "started_at"),
     Index("ix_runs_unfinished", "seq", sqlite_where=text("status <> 'succeeded'")),
     Index("ix_runs_running", "seq", sqlite_where=text("status = 'running'")),
     sqlite_autoincrement=True,  # a number is not given twice, also after the newest run was deleted
+)
+
+processes = Table(
+    "processes",
+    metadata,
+    Column("process_id", BIG, primary_key=True, autoincrement=True),
+    Column("token", Text, nullable=False, unique=True),
+    Column("pid", BIG, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("machine", Text, nullable=False),
+    Column("started", Text, nullable=False),
+    Column("since", Float(53), nullable=False),
+    Column("lease_until", Float(53), nullable=False),
+    Column("ended_at", Float(53)),
+    Index("ix_processes_ended_at", "ended_at"),
+    sqlite_autoincrement=True,  # what names a process that was removed must not name another
 )
 
 tags = Table(

@@ -23,6 +23,8 @@ from flowllm.storage.base import RunLease
 from flowllm.storage.sql import statements
 from flowllm.storage.sql.engine import Connection, Engine
 from flowllm.storage.sql.faults import Lost, kept_in, no_room, ownership_lost
+from flowllm.storage.sql.jobs import Job, outlast, wake
+from flowllm.storage.sql.presence import AGAIN, Presence
 from flowllm.storage.sql.rows import to_text
 from flowllm.storage.sql.spill import SENT, Spill
 from flowllm.storage.sql.statements import Unit, packed, unpacked, without_leases
@@ -51,20 +53,6 @@ class Failpoints:
     before_wake: Callable[[], None] | None = None
 
 
-class _Job:
-    """A unit, who waits for it, and what became of it."""
-
-    __slots__ = ("done", "error", "future", "loop", "result", "unit")
-
-    def __init__(self, unit: Unit, loop: asyncio.AbstractEventLoop) -> None:
-        self.unit = unit
-        self.loop = loop
-        self.future: asyncio.Future[None] = loop.create_future()
-        self.done = False
-        self.result: Any = None
-        self.error: BaseException | None = None
-
-
 class Writer:
     """Writes units in the order in which they were given, all from one event loop.
 
@@ -72,11 +60,12 @@ class Writer:
     """
 
     def __init__(self, engine: Engine, *, failpoints: Failpoints | None = None) -> None:
+        self.presence = Presence()
         self._engine = engine
         self._failpoints = failpoints or Failpoints()
-        self._queue: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[list[Job] | None] = queue.SimpleQueue()
         self._riders: deque[Unit] = deque(maxlen=RIDERS)
-        self._fresh: list[_Job] = []
+        self._fresh: list[Job] = []
         """Units of this tick, not yet handed over."""
         self._thread: threading.Thread | None = None
         self._connection: Connection | None = None
@@ -103,14 +92,14 @@ class Writer:
         """
         if self._closed:
             raise StorageFailed(f"The database {self._engine.name} has been closed.")
-        job = _Job(unit, asyncio.get_running_loop())
+        job = Job(unit, asyncio.get_running_loop())
         if not self._fresh:
             job.loop.call_soon(self._hand_over)
         self._fresh.append(job)
         try:
             await job.future
         except asyncio.CancelledError:
-            await _outlast(job)
+            await outlast(job)
             raise
         if job.error is not None:
             raise job.error
@@ -147,6 +136,7 @@ class Writer:
         if thread is not None:
             self._queue.put(None)
             await asyncio.get_running_loop().run_in_executor(None, thread.join)
+        self.presence.forget()
 
     def _hand_over(self, *, riders: bool = False) -> None:
         if not (self._fresh or riders):
@@ -155,7 +145,7 @@ class Writer:
             self._thread = threading.Thread(target=self._run, name="flowllm-writer", daemon=True)
             self._thread.start()
         loop = asyncio.get_running_loop()
-        jobs, self._fresh = [*(_Job(unit, loop) for unit in self._riders), *self._fresh], []
+        jobs, self._fresh = [*(Job(unit, loop) for unit in self._riders), *self._fresh], []
         self._riders.clear()
         self._queue.put(jobs)
 
@@ -167,12 +157,15 @@ class Writer:
             jobs, going = self._drain()
             if jobs:
                 self._carry_out(jobs)
-                _wake(jobs)
+                wake(jobs)
+            elif going and self.presence.due:
+                self._keep(self.presence.beat)
             self._tell_asked()
+        self._keep(self.presence.leave)
         self._disconnect()
         self._spill.close()
 
-    def _carry_out(self, jobs: Sequence[_Job]) -> None:
+    def _carry_out(self, jobs: Sequence[Job]) -> None:
         try:
             self._look()
             self._commit(self._admitted(jobs))
@@ -212,7 +205,7 @@ class Writer:
         self._engine = rescued
         self._watch, self._spill = rescued.watch(), Spill(place)
 
-    def _admitted(self, jobs: Sequence[_Job]) -> Sequence[_Job]:
+    def _admitted(self, jobs: Sequence[Job]) -> Sequence[Job]:
         """Those that are written: nothing is begun after a loss, nor without room for its result."""
         if self._lost is not None:
             return [job for job in jobs if job.unit.is_result or job.unit.always]
@@ -227,7 +220,7 @@ class Writer:
                 job.error = no_room(error, self._engine.name)
         return [job for job in jobs if job.error is None]
 
-    def _note(self, job: _Job) -> None:
+    def _note(self, job: Job) -> None:
         """What the next ones need to know of one that was carried out."""
         unit = job.unit
         if self._lost is not None and not (unit.always and self._lost_told):
@@ -240,7 +233,7 @@ class Writer:
             self._largest = unit.size
             self._room = max(self._room, len(packed(unit)) * 5 // 4)
 
-    def _note_results(self, jobs: Sequence[_Job]) -> None:
+    def _note_results(self, jobs: Sequence[Job]) -> None:
         done = [job.unit for job in jobs if job.error is None]
         noted = [SENT + unit.opens for unit in done if unit.opens]
         noted += [unit.closes for unit in done if unit.closes]
@@ -250,10 +243,13 @@ class Writer:
             self._spill.forget()
             self._texts.forget()
 
-    def _drain(self) -> tuple[list[_Job], bool]:
-        """What was handed over, at least one unit; and whether there may be more."""
-        more = self._queue.get()
-        jobs: list[_Job] = []
+    def _drain(self) -> tuple[list[Job], bool]:
+        """What was handed over, nothing if a heartbeat is due first; and whether there may be more."""
+        jobs: list[Job] = []
+        try:
+            more = self._queue.get(timeout=self.presence.wait())
+        except queue.Empty:
+            return jobs, True
         while more is not None:
             jobs += more
             if len(jobs) >= GROUP:
@@ -264,7 +260,7 @@ class Writer:
                 return jobs, True
         return jobs, False
 
-    def _commit(self, jobs: Sequence[_Job]) -> None:
+    def _commit(self, jobs: Sequence[Job]) -> None:
         if self._lost is not None and self._lost.place is None:
             for job in jobs:
                 self._fail([job], self._lost.error())
@@ -284,7 +280,7 @@ class Writer:
         if error is not None:
             self._fail(jobs, error)
 
-    def _without_gaps(self, jobs: Sequence[_Job]) -> Sequence[_Job]:
+    def _without_gaps(self, jobs: Sequence[Job]) -> Sequence[Job]:
         whole = []
         for job in jobs:
             gap = next((self._gaps[lease] for lease in job.unit.leases if lease in self._gaps), None)
@@ -294,7 +290,7 @@ class Writer:
                 whole.append(job)
         return whole
 
-    def _fail(self, jobs: Sequence[_Job], error: Exception, *, keep: bool = True) -> None:
+    def _fail(self, jobs: Sequence[Job], error: Exception, *, keep: bool = True) -> None:
         """Tell the jobs, and keep what are results."""
         for job in (job for job in jobs if not job.unit.rides):
             # Each its own: an exception that several tasks raise would mix their tracebacks.
@@ -312,28 +308,50 @@ class Writer:
             if self._spill.holds:
                 failure.hint = f"{failure.hint}\n{kept_in(self._spill.paths)}".strip()
 
-    def _attempt(self, jobs: Sequence[_Job], *, after_results: bool = True) -> Exception | None:
+    def _attempt(self, jobs: Sequence[Job], *, after_results: bool = True) -> Exception | None:
         """One transaction for all jobs, and for the results that could not be written before; the error if it failed
         and nothing was written."""
         try:
             connection = self._connect()
             connection.begin()
             self._watch.opened(connection)
+            if self.presence.due:
+                self.presence.beat(connection)
             if after_results and self._spill.holds:
                 _take_back(connection, self._spill.results(), self._texts)
-            _apply(connection, jobs, self._texts)
+            _apply(connection, jobs, self._texts, self.presence)
             if self._failpoints.before_commit is not None:
                 self._failpoints.before_commit()
             connection.commit()
         except Exception as error:  # noqa: BLE001 - whatever it is, the waiters must hear of it
             self._undo(error)
             return error
+        if self.presence.due:
+            self.presence.beaten()
         if after_results and self._spill.holds:
             with contextlib.suppress(OSError):  # written once more, they change nothing
                 self._spill.clear()
         if self._failpoints.after_commit is not None:
             self._failpoints.after_commit()
         return None
+
+    def _keep(self, say: Callable[[Connection], None]) -> None:
+        """Say that this process is alive, or has ended. What is wrong with the database those hear who wait for something."""
+        self.presence.beaten(after=AGAIN)
+        if self.presence.number is None or (self._lost is not None and self._lost.place is None):
+            return
+        try:
+            connection = self._connect()
+            if self._watch.loss(connection) is not None:
+                return
+            connection.begin()
+            self._watch.opened(connection)
+            say(connection)
+            connection.commit()
+        except Exception as error:  # noqa: BLE001 - this thread must go on
+            self._undo(error)
+        else:
+            self.presence.beaten()
 
     def _connect(self) -> Connection:
         if self._connection is None:
@@ -359,53 +377,30 @@ class Writer:
             connection.close()
 
 
-async def _outlast(job: _Job) -> None:
-    """Wait until a job is done, through any further cancellation."""
-    while not job.done:
-        job.future = job.loop.create_future()
-        try:
-            await job.future
-        except asyncio.CancelledError:
-            continue
-
-
-def _wake(jobs: Sequence[_Job]) -> None:
-    with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
-        jobs[0].loop.call_soon_threadsafe(_deliver, jobs)
-
-
-def _deliver(jobs: Iterable[_Job]) -> None:
-    """In the waiters' loop: every future of these jobs is theirs alone."""
-    for job in jobs:
-        job.done = True
-        if not job.future.done():
-            job.future.set_result(None)
-
-
-def _apply(connection: Connection, jobs: Iterable[_Job], texts: Texts) -> None:
+def _apply(connection: Connection, jobs: Iterable[Job], texts: Texts, presence: Presence) -> None:
     """Carry out the jobs in order; like rows of neighbours go in one statement."""
-    batch: list[_Job] = []
+    batch: list[Job] = []
     for job in jobs:
         action = job.unit.action
         if action is None:
             batch.append(job)
             continue
-        _apply_rows(connection, batch, texts)
+        _apply_rows(connection, batch, texts, presence)
         batch = []
-        job.error = _stale(connection, job.unit.leases, {})
+        job.error = _stale(connection, job.unit.leases, {}, presence)
         if job.error is None:
             try:
                 job.result = action(connection)
             except FlowLLMError as error:
                 job.error = error
-    _apply_rows(connection, batch, texts)
+    _apply_rows(connection, batch, texts, presence)
 
 
-def _apply_rows(connection: Connection, jobs: Iterable[_Job], texts: Texts) -> None:
+def _apply_rows(connection: Connection, jobs: Iterable[Job], texts: Texts, presence: Presence) -> None:
     epochs: dict[str, int | None] = {}
     rows: list[tuple[str, tuple[Any, ...]]] = []
     for job in jobs:
-        job.error = _stale(connection, job.unit.leases, epochs)
+        job.error = _stale(connection, job.unit.leases, epochs, presence)
         if job.error is None:
             rows += job.unit.rows
     if rows:
@@ -422,12 +417,17 @@ def _take_back(connection: Connection, results: Iterable[bytes], texts: Texts) -
         statements.write_rows(connection, unit.rows, texts)
 
 
-def _stale(connection: Connection, leases: Iterable[RunLease], epochs: dict[str, int | None]) -> OwnershipLost | None:
-    """The error for a unit of which one lease is behind its run's epoch; epochs once read are kept."""
+def _stale(
+    connection: Connection, leases: Iterable[RunLease], epochs: dict[str, int | None], presence: Presence | None = None
+) -> OwnershipLost | None:
+    """The error for a unit of which one lease is behind its run's epoch, or whose process was ended by another; epochs
+    once read are kept."""
     for lease in leases:
         run_id = lease.run_id
         if run_id not in epochs:
-            found = connection.execute(statements.EPOCH, (to_text(run_id),)).fetchone()
+            holder = None if presence is None else presence.holder(run_id)
+            query, values = (statements.EPOCH, ()) if holder is None else (statements.EPOCH_OF, (holder,))
+            found = connection.execute(f"{query} {connection.for_share}", (to_text(run_id), *values)).fetchone()
             epochs[run_id] = found[0] if found else None
         if epochs[run_id] != lease.epoch:
             return ownership_lost(lease, epochs[run_id])

@@ -132,6 +132,7 @@ def connect(path: Path, *, mode: str, busy_timeout: float = BUSY_TIMEOUT) -> Sql
         factory=SqliteConnection,
     )
     connection.text_factory = decode
+    connection.create_function("database_now", 0, time.time)
     return connection
 
 

@@ -95,6 +95,19 @@ CREATE TABLE nodes (
 CREATE INDEX ix_nodes_change ON nodes (run_id, change_no);
 CREATE INDEX ix_nodes_failed ON nodes (run_id, status, parent, place) WHERE status = 'failed' AND place IS NOT NULL;
 CREATE INDEX ix_nodes_parent_place ON nodes (run_id, parent, place, epoch, status);
+CREATE TABLE processes (
+  process_id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+  token TEXT NOT NULL,
+  pid INTEGER NOT NULL,
+  host TEXT NOT NULL,
+  machine TEXT NOT NULL,
+  started TEXT NOT NULL,
+  since FLOAT NOT NULL,
+  lease_until FLOAT NOT NULL,
+  ended_at FLOAT,
+  UNIQUE (token)
+);
+CREATE INDEX ix_processes_ended_at ON processes (ended_at);
 CREATE TABLE runs (
   seq INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
   run_id TEXT NOT NULL,
@@ -119,6 +132,7 @@ CREATE TABLE runs (
   snapshot TEXT NOT NULL,
   snapshot_hash TEXT,
   row_hash TEXT,
+  process INTEGER,
   UNIQUE (run_id)
 );
 CREATE INDEX ix_runs_running ON runs (seq) WHERE status = 'running';

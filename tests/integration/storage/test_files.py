@@ -50,7 +50,7 @@ async def test_a_new_database_is_private_and_hidden_from_git(tmp_path: Path) -> 
     store = await open_store(f"sqlite:///{path}", clock=SystemClock())
     await store.commit(memo=answer("c"))
     modes = {found.name: found.stat().st_mode & 0o777 for found in path.parent.glob("flowllm.db*")}
-    assert modes == {"flowllm.db": 0o600, "flowllm.db-wal": 0o600, "flowllm.db-shm": 0o600, "flowllm.db.locks": 0o700}
+    assert modes == {"flowllm.db": 0o600, "flowllm.db-wal": 0o600, "flowllm.db-shm": 0o600}
     await store.close()
     assert not list(path.parent.glob("*-wal"))
 
@@ -99,7 +99,7 @@ async def test_odd_names(tmp_path: Path) -> None:
     path = tmp_path / "a b?c=d#e%20é" / "x;y&mode=ro.db"
     await filled(path)
     assert path.stat().st_size > 0
-    assert {found.name for found in path.parent.iterdir()} == {path.name, f"{path.name}.locks"}
+    assert {found.name for found in path.parent.iterdir()} == {path.name}
 
 
 # damaged

@@ -206,7 +206,7 @@ async def test_a_step_that_changes_the_working_directory_moves_no_database(
     assert (await store.run(RunId("r1"))).status is RunStatus.RUNNING
     await store.finish_run(lease, status=RunStatus.SUCCEEDED, finished_at=1.0)
     await store.close()
-    assert list((tmp_path / "runs" / "x.db.locks").iterdir()) == []
+    assert [found.name for found in (tmp_path / "runs").iterdir()] == ["x.db"]
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 

@@ -18,6 +18,7 @@ from flowllm.core.types import NodeId, RunId
 from flowllm.storage.base import NodeWrite
 from flowllm.storage.open import open_store
 from flowllm.storage.sql.store import SqlStore
+from flowllm.storage.sqlite.connection import connect
 from tests.support.records import ME, answer, attempt_of_node, lease_of, node, run
 
 pytestmark = pytest.mark.anyio
@@ -116,7 +117,7 @@ async def test_queries_use_an_index(disk: SqlStore, path: Path, call: object, in
     seen = queries(disk)
     await call(disk)
     values = dict.fromkeys(re.findall(r":([a-z]+)", seen[0]), 1)
-    with closing(sqlite3.connect(path)) as connection:
+    with closing(connect(path, mode="ro")) as connection:
         plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {seen[0]}", values)]
     assert index in " ".join(plan)
     assert not any(

@@ -12,6 +12,7 @@ from flowllm.storage.base import NodeRecord, NodeWrite, Store
 from flowllm.storage.following import Within
 from flowllm.storage.sql.store import SqlStore
 from flowllm.storage.timeline import RUN_ATTEMPTS
+from tests.support.owners import orphan
 from tests.support.records import ME, attempt_of_node, lease_of, node, run
 
 pytestmark = pytest.mark.anyio
@@ -52,7 +53,7 @@ async def test_a_claim_notes_when_each_attempt_at_the_run_began_and_ended(store:
     assert claimed.stats[MODELS] == []
     late = replace(node("a", "r1"), started_at=began, finished_at=began + 7.0)
     await store.commit(nodes=[NodeWrite(lease=lease, node=late)])
-    store._locks.release(R1)  # its process dies
+    orphan(store.path, "r1")  # its process dies
     claimed = await store.claim_run(R1, replace(ME, since=began + 50.0))
     times = [(created.started_at, created.started_at + 5.0), (began, began + 7.0), (began + 50.0, None)]
     assert claimed.stats == (await store.run(R1)).stats

@@ -26,6 +26,7 @@ from flowllm.core.types import AttemptStatus, RetryPolicy, RunStatus, Usage
 from flowllm.storage.base import Owner, RunRecord
 from tests.support.bench import Bench
 from tests.support.calls import FakeProvider, caller, make_call
+from tests.support.owners import orphan
 from tests.support.virtual import run_virtual
 
 USAGE = Usage(input_tokens=3, output_tokens=5)
@@ -408,7 +409,7 @@ def test_a_payer_that_was_taken_over_does_not_cost_the_others_their_answer() -> 
         other = asyncio.create_task(bench.calls.answer(make_call(provider, caller(run="r2", node="b"))))
         await asyncio.sleep(1)
         payer.cancel()
-        bench.store._locks.release("r1")
+        orphan(bench.store.path, "r1")
         await bench.store.claim_run("r1", Owner(pid=2, host="h", since=0))
         assert (await other).value == "answer"
         assert [node.node_id for node in await bench.store.nodes("r2")] == ["b"]
