@@ -62,6 +62,15 @@ class Store(History, Browsing, Comparing, Following, PastReads, ResultReads, Tim
         when) while the process is alive that has it. Takes some seconds where it gives no sign of life."""
         ...
 
+    async def join_run(self, run_id: RunId) -> RunLease:
+        """Register this process as one that works on a run that another has: its lease, which is void as soon as this process
+        is held for dead or the run is claimed again. Raises RunNotFound."""
+        ...
+
+    def leave_run(self, run_id: RunId) -> None:
+        """It works on the run no more."""
+        ...
+
     async def finish_run(
         self,
         lease: RunLease,

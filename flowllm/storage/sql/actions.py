@@ -177,6 +177,19 @@ def mark_output(lease: RunLease, offset: int) -> Unit:
     return Unit(leases=(lease,), action=_executes(_MARK, {"this": to_text(lease.run_id), "new_output_offset": offset}))
 
 
+def join_run(run_id: RunId, presence: Presence) -> Unit:
+    """Work on a run that another process has; the result is its epoch, None if there is no such run."""
+
+    def action(connection: Connection) -> int | None:
+        found = connection.execute(statements.EPOCH, (to_text(run_id),)).fetchone()
+        if found is None:
+            return None
+        presence.enter(connection, run_id)
+        return int(found[0])
+
+    return Unit(action=action)
+
+
 def give_back(run_id: RunId, number: int) -> Unit:
     """A run that this process took and does not want."""
     return Unit(action=_changes(_GIVE_BACK, {"this": to_text(run_id), "process": number}), rides=True)

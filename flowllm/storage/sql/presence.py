@@ -11,10 +11,11 @@ import os
 import secrets
 import socket
 import time
+from collections.abc import Iterable
 from typing import Any, Final
 
 from flowllm.core.types import RunId, RunStatus
-from flowllm.storage.liveness import HEARTBEAT, LEASE, ProcessRecord, Standing, standing
+from flowllm.storage.liveness import HEARTBEAT, LEASE, SECOND_LOOK, ProcessRecord, Standing, standing
 from flowllm.storage.machine import HERE, Machine, started_at
 from flowllm.storage.sql.engine import Connection
 from flowllm.storage.sql.rows import RunRow, from_text, to_text
@@ -48,6 +49,8 @@ class Presence:
         """The runs it has, each with the registration by which it has it."""
         self._due = math.inf
         """When the next heartbeat is due, monotonic seconds."""
+        self._until = self._awake = -math.inf
+        """Until when its lease is, and since when that was never over, monotonic seconds."""
         self._loop: asyncio.AbstractEventLoop | None = None
 
     # in the event loop
@@ -97,9 +100,16 @@ class Presence:
         elif not connection.execute(_BEAT, (self.number,)).rowcount:
             self.number = None  # others have ended it: what it has is lost
 
-    def beaten(self, *, after: float = HEARTBEAT) -> None:
-        """The next one is due in so many seconds."""
-        self._due = math.inf if self.number is None else time.monotonic() + after
+    def beaten(self) -> None:
+        """A heartbeat was given, or this is as good as one."""
+        now = time.monotonic()
+        self._due = math.inf if self.number is None else now + HEARTBEAT
+        self._awake = now if now > self._until else self._awake
+        self._until = now + LEASE
+
+    def missed(self) -> None:
+        """A heartbeat could not be given: it is tried again soon."""
+        self._due = time.monotonic() + AGAIN
 
     def leave(self, connection: Connection) -> None:
         """It has ended: all that it still has is free."""
@@ -112,6 +122,18 @@ class Presence:
         HERE.pop(self._token, None)
         self._held.clear()
         self.number, self._due = None, math.inf
+
+    def ended(self, connection: Connection, numbers: Iterable[int]) -> set[int]:
+        """Those of these processes that are not alive: from now on they write nothing more, in the transaction that is open. Of one
+        that gave no sign of life for too long it is believed once the database was there for a while to give one."""
+        waited = time.monotonic() >= self._awake + SECOND_LOOK
+        gone = set()
+        for number in sorted(set(numbers)):
+            stands, _ = process_standing(connection, number, self.machine)
+            if stands is Standing.DEAD or (stands is Standing.EXPIRED and waited):
+                gone.add(number)
+                end(connection, number)
+        return gone
 
     def holder(self, run_id: RunId) -> int | None:
         """The registration by which this store has a run, or had it when it was taken from it."""
@@ -135,7 +157,12 @@ def owner_standing(connection: Connection, row: RunRow, machine: Machine) -> tup
     """How the process stands that has a run, and until when its lease is; its row is locked in the transaction."""
     if row.process is None or row.status != RunStatus.RUNNING.value:
         return (Standing.ALIVE if had_by_older(row, machine) else Standing.DEAD), 0.0
-    found = connection.execute(f"{_FIND} {connection.for_update}", (row.process,)).fetchone()
+    return process_standing(connection, row.process, machine)
+
+
+def process_standing(connection: Connection, number: int, machine: Machine) -> tuple[Standing, float]:
+    """How a process stands, and until when its lease is; its row is locked in the transaction."""
+    found = connection.execute(f"{_FIND} {connection.for_update}", (number,)).fetchone()
     if found is None:
         return Standing.DEAD, 0.0
     process = process_of(found[:-1])

@@ -105,6 +105,15 @@ class SqlStore(BrowsingReader, ComparingReader, FollowingReader, PastReader, Tim
             claimed = await self._own(run_id, actions.claim_run(run_id, owner, self.presence, claimed))
         return claimed
 
+    async def join_run(self, run_id: RunId) -> RunLease:
+        epoch: int | None = await self._own(run_id, actions.join_run(run_id, self.presence))
+        if epoch is None:
+            raise run_not_found(run_id)
+        return RunLease(run_id=run_id, epoch=epoch)
+
+    def leave_run(self, run_id: RunId) -> None:
+        self.presence.drop(run_id)
+
     async def finish_run(
         self,
         lease: RunLease,

@@ -24,7 +24,7 @@ from flowllm.storage.sql import statements
 from flowllm.storage.sql.engine import Connection, Engine
 from flowllm.storage.sql.faults import Lost, kept_in, no_room, ownership_lost
 from flowllm.storage.sql.jobs import Job, outlast, wake
-from flowllm.storage.sql.presence import AGAIN, Presence
+from flowllm.storage.sql.presence import Presence
 from flowllm.storage.sql.rows import to_text
 from flowllm.storage.sql.spill import SENT, Spill
 from flowllm.storage.sql.statements import Unit, packed, unpacked, without_leases
@@ -337,7 +337,7 @@ class Writer:
 
     def _keep(self, say: Callable[[Connection], None]) -> None:
         """Say that this process is alive, or has ended. What is wrong with the database those hear who wait for something."""
-        self.presence.beaten(after=AGAIN)
+        self.presence.missed()
         if self.presence.number is None or (self._lost is not None and self._lost.place is None):
             return
         try:

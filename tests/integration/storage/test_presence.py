@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from flowllm.core.clock import SystemClock
-from flowllm.core.errors import OwnershipLost, RunOwned
+from flowllm.core.errors import OwnershipLost, RunNotFound, RunOwned
 from flowllm.core.types import RunId, RunStatus
 from flowllm.storage.base import NodeWrite
 from flowllm.storage.liveness import LEASE, STALLED
@@ -22,6 +22,7 @@ from flowllm.storage.open import open_store, this_process
 from flowllm.storage.sql import presence
 from flowllm.storage.sql import store as sql
 from flowllm.storage.sql.store import SqlStore
+from flowllm.storage.sqlite.connection import connect_writer
 from tests.support.owners import end, silence
 from tests.support.records import ME, OTHER, answer, lease_of, node, run
 
@@ -68,7 +69,6 @@ async def test_a_heartbeat_comes_while_nothing_is_written_and_the_loop_is_blocke
     disk: SqlStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(presence, "HEARTBEAT", 0.01)
-    monkeypatch.setattr(presence.Presence.beaten, "__kwdefaults__", {"after": 0.01})
     await disk.create_run(run("r1", owner=ME))
     (before,) = leases(path)
     while leases(path) == [before]:
@@ -78,7 +78,7 @@ async def test_a_heartbeat_comes_while_nothing_is_written_and_the_loop_is_blocke
 async def test_a_heartbeat_waits_for_the_lock_and_comes_then(
     disk: SqlStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(presence.Presence.beaten, "__kwdefaults__", {"after": 0.01})
+    monkeypatch.setattr(presence, "HEARTBEAT", 0.01)
     await disk.create_run(run("r1", owner=ME))
     with closing(sqlite3.connect(path, isolation_level=None)) as lock:
         lock.execute("BEGIN IMMEDIATE")
@@ -198,7 +198,7 @@ def test_a_store_that_its_program_left_ends_its_row_by_itself(path: Path, monkey
         await store.create_run(run("r1", owner=ME))
         return store
 
-    monkeypatch.setattr(presence.Presence.beaten, "__kwdefaults__", {"after": 0.01})
+    monkeypatch.setattr(presence, "HEARTBEAT", 0.01)
     left = asyncio.run(begin())
     while not rows(path, "SELECT 1 FROM processes WHERE ended_at IS NOT NULL"):
         time.sleep(0.01)
@@ -263,4 +263,36 @@ async def test_rows_of_the_dead_are_removed_after_a_week(disk: SqlStore, path: P
     assert (await other.run(R1)).status is RunStatus.INTERRUPTED
     assert (await other.claim_run(R1, ME)).epoch == 2
     assert STALLED > LEASE
+    await other.close()
+
+
+async def test_one_that_works_on_the_run_of_another_writes_until_it_is_held_for_dead(
+    disk: SqlStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = await open_store(str(path), clock=SystemClock())
+    made = await disk.create_run(run("r1", owner=ME))
+    lease = await other.join_run(R1)
+    assert lease == lease_of(made)
+    await other.commit(nodes=[NodeWrite(lease=lease, node=node("n1", "r1"))])
+    numbers = [1, 2, 3]
+
+    def gone() -> set[int]:
+        with closing(connect_writer(path)) as connection:
+            connection.begin()
+            found = disk.presence.ended(connection, numbers)
+            connection.commit()
+            return found
+
+    assert gone() == {3}, "nobody knows it"
+    silence(path)
+    assert gone() == {3}, "it may not have had the chance for a heartbeat"
+    monkeypatch.setattr(disk.presence, "_awake", time.monotonic() - 10)
+    numbers.remove(1)
+    assert gone() == {2, 3}
+    with pytest.raises(OwnershipLost, match="nothing was heard"):
+        await other.commit(nodes=[NodeWrite(lease=lease, node=node("n2", "r1"))])
+    await disk.commit(nodes=[NodeWrite(lease=lease, node=node("n3", "r1"))])
+    with pytest.raises(RunNotFound):
+        await other.join_run(RunId("unknown"))
+    other.leave_run(R1)
     await other.close()
