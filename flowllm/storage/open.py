@@ -22,6 +22,7 @@ from flowllm.storage.sqlite.engine import at
 from flowllm.storage.sqlite.faults import explain
 from flowllm.storage.sqlite.migrate import SchemaState, SchemaStatus, Upgrade, upgrade, upgrade_file
 from flowllm.storage.sqlite.migrate import status as schema_of
+from flowllm.storage.sqlite.mounts import refusal, shared_file_system
 from flowllm.storage.sqlite.pulse import Beat, Pulse
 
 __all__ = (
@@ -33,7 +34,9 @@ __all__ = (
     "database_path",
     "is_memory",
     "open_store",
+    "refusal",
     "schema_of",
+    "shared_file_system",
     "this_process",
     "upgrade",
 )
