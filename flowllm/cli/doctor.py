@@ -125,13 +125,11 @@ def _database(url: str) -> Finding:
         found = databases.schema_of(url)
     except FlowLLMError as error:
         return _bad("database", error.message, error.hint)
-    path = found.path.absolute()
-    if blocked := _not_writable(path):
+    path = found.path and found.path.absolute()
+    if path and (blocked := _not_writable(path)):
         hint = "give this user write access to it, or name another database with --db"
         return _bad("database", f"{path}: {blocked} cannot be written", hint)
-    if (kind := databases.shared_file_system(path)) is not None:
-        return _bad("database", *databases.refusal(path, kind))
-    return Finding("database", f"{path}: {_described(found)}", ok=found.state is not SchemaState.NEWER)
+    return Finding("database", f"{path or found.name}: {_described(found)}", ok=found.state is not SchemaState.NEWER)
 
 
 def _not_writable(path: Path) -> Path | None:
@@ -188,11 +186,9 @@ def status(*, as_json: bool, location: Location) -> int:
         return 0
     found = databases.schema_of(url)
     if as_json:
-        print_json(
-            {"path": str(found.path), "state": found.state.value, "revision": found.current, "newest": found.head}
-        )
+        print_json({"path": found.name, "state": found.state.value, "revision": found.current, "newest": found.head})
     else:
-        results().line(f"{visible(str(found.path))}: {_described(found)}")
+        results().line(f"{visible(found.name)}: {_described(found)}")
     return DatabaseTooNew.exit_code if found.state is SchemaState.NEWER else 0
 
 
@@ -205,7 +201,7 @@ def upgrade(*, location: Location) -> None:
         say("memory: up to date")
         return
     done = databases.upgrade(url)
-    say(f"{visible(str(done.after.path))}: {_described(done.after)}")
+    say(f"{visible(done.after.name)}: {_described(done.after)}")
     if done.backup is not None:
         say(f"the database as it was: {visible(str(done.backup))}")
 

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import os
 import socket
-import sqlite3
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from contextlib import closing
 from pathlib import Path
 
 from flowllm.core.clock import Clock
 from flowllm.core.tasks import in_thread
 from flowllm.storage.base import Owner, Store
+from flowllm.storage.postgres import migrate as postgres
+from flowllm.storage.postgres.address import is_postgres
+from flowllm.storage.postgres.engine import PostgresEngine
+from flowllm.storage.sql.engine import Engine
 from flowllm.storage.sql.faults import lost_results
 from flowllm.storage.sql.spill import SENT, Spill
 from flowllm.storage.sql.statements import HAS_ENDED
 from flowllm.storage.sql.store import SqlStore
-from flowllm.storage.sqlite.connection import BUSY_TIMEOUT, connect, database_path, is_memory, reading_mode
+from flowllm.storage.sqlite import migrate as sqlite
+from flowllm.storage.sqlite.connection import BUSY_TIMEOUT, database_path, is_memory
 from flowllm.storage.sqlite.engine import at
-from flowllm.storage.sqlite.faults import explain
-from flowllm.storage.sqlite.migrate import SchemaState, SchemaStatus, Upgrade, upgrade, upgrade_file
-from flowllm.storage.sqlite.migrate import status as schema_of
-from flowllm.storage.sqlite.mounts import refusal, shared_file_system
+from flowllm.storage.sqlite.migrate import SchemaState, SchemaStatus, Upgrade, upgrade_file
 from flowllm.storage.sqlite.pulse import Beat, Pulse
 
 __all__ = (
@@ -33,10 +34,9 @@ __all__ = (
     "Upgrade",
     "database_path",
     "is_memory",
+    "is_postgres",
     "open_store",
-    "refusal",
     "schema_of",
-    "shared_file_system",
     "this_process",
     "upgrade",
 )
@@ -56,14 +56,37 @@ async def open_store(
     date is not written to until something is stored. `told` hears of results that it has lost. Raises DatabaseTooNew, UsageError, DatabaseCorrupt,
     StorageFailed.
     """
+    if is_postgres(url):
+        return await _on_server(url, clock=clock, told=told)
     folder = tempfile.TemporaryDirectory(prefix="flowllm-") if is_memory(url) else None
     path = database_path(url) if folder is None else Path(folder.name, "flowllm.db")
     done, missing = await in_thread(lambda: _prepare(path, busy_timeout))  # which may wait for a lock
     if done is not None and upgraded is not None:
         upgraded(done)
     if missing and told is not None:
-        told(lost_results(missing, path))
+        told(lost_results(missing, str(path)))
     return SqlStore(at(path, busy_timeout), owner=this_process(clock), folder=folder)
+
+
+def schema_of(url: str) -> SchemaStatus:
+    """The schema of the database at that address; changes nothing. Raises UsageError, DatabaseCorrupt, StorageFailed."""
+    return postgres.status(url) if is_postgres(url) else sqlite.status(url)
+
+
+def upgrade(url: str) -> Upgrade:
+    """Make the database, or bring it up to date; a file is copied beside itself before. Raises DatabaseTooNew, UsageError,
+    DatabaseCorrupt, StorageFailed; nothing was changed then."""
+    return postgres.upgrade(url) if is_postgres(url) else sqlite.upgrade(url)
+
+
+async def _on_server(url: str, *, clock: Clock, told: Callable[[str], object] | None) -> Store:
+    engine = PostgresEngine(url)
+    await in_thread(lambda: postgres.upgrade(url))
+    engine.make_folder()
+    missing = await in_thread(lambda: _missing(engine, Spill(engine.home).noted()))
+    if missing and told is not None:
+        told(lost_results(missing, engine.name))
+    return SqlStore(engine, owner=this_process(clock))
 
 
 def this_process(clock: Clock) -> Owner:
@@ -75,19 +98,21 @@ def _prepare(path: Path, busy_timeout: float) -> tuple[Upgrade | None, int]:
     """Make or upgrade the database where that is needed; what was upgraded, and how many results it has lost."""
     done = upgrade_file(path, busy_timeout=busy_timeout)
     noted = Spill(path).noted()
-    return done if done.backup is not None else None, _missing(path, noted) if noted else 0
+    return done if done.backup is not None else None, _missing(at(path, busy_timeout), noted)
 
 
-def _missing(path: Path, noted: Iterable[str]) -> int:
+def _missing(engine: Engine, noted: Collection[str]) -> int:
     """How many of these attempts the database does not have as they were noted."""
     lost: set[str] = set()
+    if not noted:
+        return 0
     try:
-        with closing(connect(path, mode=reading_mode(path))) as connection:
+        with closing(engine.reader()) as connection:
             for name in noted:
                 attempt = name.removeprefix(SENT)
                 found = connection.execute(HAS_ENDED, (attempt,)).fetchone()
                 if found is None or (name == attempt and not found[0]):
                     lost.add(attempt)
-    except sqlite3.Error as error:
-        raise explain(error, path) from error
+    except engine.errors as error:
+        raise engine.explain(error) from error
     return len(lost)

@@ -50,7 +50,7 @@ _CLAIM: Final = _set(
 )
 _NEWEST: Final = (
     "SELECT max(at) FROM (SELECT coalesce(finished_at, started_at) AS at FROM nodes WHERE run_id = :this "
-    "ORDER BY change_no DESC LIMIT 100)"
+    "ORDER BY change_no DESC LIMIT 100) AS newest"
 )
 """About when a process was last heard of that did not come to its end."""
 _SENT: Final = f"SELECT {', '.join(AttemptRow._fields)} FROM attempts WHERE run_id = :this AND status = 'sent'"

@@ -20,8 +20,8 @@ _AT_ONCE: Final = 500
 _ORDERS: Final[Mapping[ItemOrder, str]] = {
     ItemOrder.INDEX: "",
     ItemOrder.FAILED: "CASE nodes.status WHEN 'failed' THEN 0 WHEN 'running' THEN 1 WHEN 'waiting' THEN 1 ELSE 2 END, ",
-    ItemOrder.SLOWEST: "nodes.finished_at - nodes.started_at DESC, ",
-    ItemOrder.DEAREST: "nodes.cost_usd DESC, ",
+    ItemOrder.SLOWEST: "nodes.finished_at - nodes.started_at DESC NULLS LAST, ",
+    ItemOrder.DEAREST: "nodes.cost_usd DESC NULLS LAST, ",
 }
 _STATUSES: Final = f"SELECT nodes.place, nodes.status FROM nodes WHERE {ITEMS_OF} ORDER BY nodes.place"
 _TEXTS: Final = "SELECT node_id, error, item, output FROM nodes WHERE run_id = :run AND node_id IN (SELECT value FROM json_each(:names))"
@@ -29,7 +29,7 @@ _RECORDS: Final = ", ".join((*NodeRow._fields, "change_no"))
 _NAMED: Final = f"SELECT {_RECORDS} FROM nodes WHERE run_id = :run AND node_id IN (SELECT value FROM json_each(:names))"
 _BESIDE: Final = " UNION ALL ".join(
     f"SELECT * FROM (SELECT {number}, nodes.node_id FROM nodes WHERE {ITEMS_OF} AND nodes.place {sign} :place {only} "
-    f"ORDER BY nodes.place {order} LIMIT 1)"
+    f"ORDER BY nodes.place {order} LIMIT 1) AS beside{number}"
     for number, (sign, order, only) in enumerate(
         (sign, order, only)
         for only in ("", "AND nodes.status = 'failed'")

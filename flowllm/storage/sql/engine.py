@@ -52,6 +52,11 @@ class Connection(Protocol):
         ...
 
     @property
+    def finds_contents(self) -> bool:
+        """Whether items are found by their content: there is an index of it, and no table of the connection's own."""
+        ...
+
+    @property
     def in_transaction(self) -> bool:
         """Whether one is open."""
         ...

@@ -49,10 +49,10 @@ def no_room(error: OSError, name: str) -> StorageFailed:
     )
 
 
-def lost_results(count: int, path: Path) -> str:
+def lost_results(count: int, name: str) -> str:
     """What is told of requests that were on record and are not any more."""
     return (
-        f"the database {path} has lost what was last written to it before a process that used it ended ({count} or more "
+        f"the database {name} has lost what was last written to it before a process that used it ended ({count} or more "
         "requests, or their results): its log was damaged, cut or removed, or an older copy was put in its place; "
         "what is missing is sent again, and paid again"
     )

@@ -23,26 +23,28 @@ _OUTSIDE: Final = "instr(parent, '[') = 0"
 _TAIL: Final = "ORDER BY change_no LIMIT :limit"
 _ITEMS: Final = (
     "parent, place, status, change_no, cached OR reused, "
-    "iif(status = 'failed', node_id, NULL), iif(status = 'failed', error, NULL)"
+    "CASE WHEN status = 'failed' THEN node_id END, CASE WHEN status = 'failed' THEN error END"
 )
 _ENDED: Final = ", ".join(f"'{status}'" for status in sorted(NODE_TERMINAL))
-_SIZE: Final = "nullif(counts ->> '$.total', 0)"
+_SIZE: Final = "nullif(CAST(json_extract(counts, '$.total') AS BIGINT), 0)"
 """Of a foreach; it is not known of one whose items are still being counted."""
 _WITHIN: Final = (
-    "SELECT iif(place IS NULL, substr(node_id, instr(node_id, '].') + 2), substr(parent, instr(parent, '].') + 2)), "
-    f"place IS NOT NULL, iif(count(counts), count({_SIZE}), count(*)), total(status IN ({_ENDED})), total(status = 'failed'), "
-    f"total(status IN ('skipped', 'blocked')), total(status IN ({_ENDED}) AND NOT (cached OR reused)), "
-    f"iif(count(counts), total({_SIZE}), NULL), min({_SIZE}) = max({_SIZE}) FROM nodes WHERE run_id = :run "
+    "SELECT CASE WHEN place IS NULL THEN substr(node_id, instr(node_id, '].') + 2) ELSE substr(parent, instr(parent, '].') + 2) END, "
+    f"place IS NOT NULL, CASE WHEN count(counts) > 0 THEN count({_SIZE}) ELSE count(*) END, "
+    f"count(CASE WHEN status IN ({_ENDED}) THEN 1 END), count(CASE WHEN status = 'failed' THEN 1 END), "
+    "count(CASE WHEN status IN ('skipped', 'blocked') THEN 1 END), "
+    f"count(CASE WHEN status IN ({_ENDED}) AND NOT (cached OR reused) THEN 1 END), "
+    f"CASE WHEN count(counts) > 0 THEN coalesce(sum({_SIZE}), 0) END, min({_SIZE}) = max({_SIZE}) FROM nodes WHERE run_id = :run "
     "AND parent >= :foreach || '[' AND parent < :foreach || '\\' AND instr(substr(parent, length(:foreach) + 2), '[') = 0 "
     "GROUP BY 1, 2"
 )
-_AT: Final = "max(started_at, coalesce(finished_at, 0)) AS at"
+_AT: Final = "CASE WHEN finished_at > started_at THEN finished_at ELSE started_at END AS at"
 _LAST: Final = (
-    f"SELECT max(at) FROM (SELECT {_AT} FROM attempts WHERE run_id = :run UNION ALL SELECT * FROM (SELECT {_AT} FROM nodes "
-    "WHERE run_id = :run AND started_at IS NOT NULL ORDER BY change_no DESC LIMIT 100))"
+    f"SELECT max(at) FROM (SELECT {_AT} FROM attempts WHERE run_id = :run UNION ALL SELECT at FROM (SELECT {_AT} FROM nodes "
+    "WHERE run_id = :run AND started_at IS NOT NULL ORDER BY change_no DESC LIMIT 100) AS newest) AS found"
 )
 _RECENT: Final = (
-    "SELECT seq, coalesce(json_extract(stats, '$.duration_s'), finished_at - started_at), status FROM runs "
+    "SELECT seq, coalesce(CAST(json_extract(stats, '$.duration_s') AS FLOAT), finished_at - started_at), status FROM runs "
     "WHERE workflow = :workflow AND seq <= :upto AND finished_at IS NOT NULL ORDER BY seq DESC LIMIT :limit"
 )
 _SUMS: Final = (

@@ -49,6 +49,11 @@ WHERE run_id = :run AND parent = :parent AND place IS NOT NULL AND content <> ''
 _NEXT: Final = """
 SELECT place, node_id FROM temp.earlier_items WHERE foreach = :foreach AND content = :content
 ORDER BY place, node_id LIMIT 1"""
+_WITH_CONTENT: Final = (
+    f"SELECT {_COLUMNS} FROM nodes WHERE run_id = :run AND parent = :parent AND content = :content "
+    "AND place IS NOT NULL AND epoch < :epoch ORDER BY place, node_id LIMIT 1"
+)
+"""Where an index has them: one that is taken over is of an earlier epoch no more."""
 _USED: Final = """
 DELETE FROM temp.earlier_items
 WHERE foreach = :foreach AND content = :content AND place = :place AND node_id = :node"""
@@ -108,10 +113,8 @@ class _Adoption:
 
     def _elsewhere(self, items: Sequence[ItemKey], found: dict[int, Found]) -> None:
         """Take over the rows that hold the same content at another place."""
-        self._connection.execute(_CREATE)
-        if not self._connection.execute(_IS_GATHERED, self._these).fetchone():
-            for statement in _GATHER:
-                self._connection.execute(statement, self._these)
+        if not self._connection.finds_contents:
+            self._gather()
         for item in items:
             row = self._next_with(to_text(item.content))
             if row is not None:
@@ -119,8 +122,17 @@ class _Adoption:
                 self._connection.execute(_TAKE, self._taking(now))
                 found[item.place] = (item_index(from_text(row.node_id)), now)
 
+    def _gather(self) -> None:
+        self._connection.execute(_CREATE)
+        if not self._connection.execute(_IS_GATHERED, self._these).fetchone():
+            for statement in _GATHER:
+                self._connection.execute(statement, self._these)
+
     def _next_with(self, content: str) -> NodeRow | None:
         these = {**self._these, "content": content}
+        if self._connection.finds_contents:
+            rows = read(self._connection, _WITH_CONTENT, these, NODE_TEXTS) if content else ()
+            return NodeRow._make(rows[0]) if rows else None
         while content and (entry := self._connection.execute(_NEXT, these).fetchone()) is not None:
             these |= {"place": entry[0], "node": entry[1]}
             self._connection.execute(_USED, these)

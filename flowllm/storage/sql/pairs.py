@@ -17,7 +17,10 @@ SELECT {base} AS base, {place} AS place, nodes.place AS at, content_hash AS hash
     CASE WHEN json_extract({run}_mended, {at}) IS NULL OR EXISTS (SELECT 1 FROM nodes AS others
     WHERE others.run_id = {other} AND others.parent = :parent AND others.content = nodes.content)
     THEN content ELSE json_extract({run}_mended, {at}) END AS content
-FROM nodes WHERE nodes.run_id = {run} AND nodes.parent = :parent AND {current})"""
+FROM nodes WHERE nodes.run_id = {run} AND nodes.parent = :parent AND {current}) AS found"""
+
+
+_NONE: Final = "CAST(NULL AS BIGINT)"
 
 
 def _items(run: str, other: str, *, base: str, place: str) -> str:
@@ -29,15 +32,14 @@ def _items(run: str, other: str, *, base: str, place: str) -> str:
 
 _UNEQUAL: Final = f"""
 SELECT max(base) AS base, max(place) AS place FROM (
-    {_items(":base", ":run", base="nodes.place", place="NULL")} UNION ALL
-    {_items(":run", ":base", base="NULL", place="nodes.place")}
-) GROUP BY content, occurrence HAVING count(*) = 1 OR min(hash) <> max(hash)
+    {_items(":base", ":run", base="nodes.place", place=_NONE)} UNION ALL
+    {_items(":run", ":base", base=_NONE, place="nodes.place")}
+) AS items GROUP BY content, occurrence HAVING count(*) = 1 OR min(hash) <> max(hash)
 ORDER BY max(place) IS NULL, max(place), max(base)"""
 """A group is an item of both, or of one: a sort does what an outer join would, which older versions of SQLite lack."""
 _OUTCOMES: Final = f"""
 SELECT nodes.place, nodes.status, nodes.key, nodes.output, nodes.content_hash
-FROM json_each(:places) AS wanted CROSS JOIN nodes ON nodes.place = wanted.value WHERE {ITEMS_OF} ORDER BY nodes.place"""
-"""A cross join, so that it looks each place up, and does not go through all items."""
+FROM nodes WHERE {ITEMS_OF} AND nodes.place IN (SELECT CAST(value AS BIGINT) FROM json_each(:places)) ORDER BY nodes.place"""
 _OUTPUT: Final = (3,)
 """Where its long text stands."""
 

@@ -21,7 +21,7 @@ _STATUSES: Final = _ROWS.format(
     columns="node_id, status", table="nodes", ended="status IN ('succeeded', 'failed', 'skipped')"
 )
 _ANSWERS: Final = (
-    f"SELECT {', '.join(AttemptRow._fields)} FROM (SELECT * FROM attempts ORDER BY seq DESC LIMIT {TIMED}) "
+    f"SELECT {', '.join(AttemptRow._fields)} FROM (SELECT * FROM attempts ORDER BY seq DESC LIMIT {TIMED}) AS newest "
     "WHERE provider = :provider AND model <> '' AND model = coalesce(nullif(:model, ''), model) AND status = 'succeeded' AND error IS NULL LIMIT :limit"
 )
 _NODE: Final = AttemptRow._fields.index("node_id")

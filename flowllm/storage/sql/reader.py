@@ -72,7 +72,7 @@ _ANSWERS: Final = (
     f"SELECT {columns('memo', *MemoRow._fields)} FROM memo WHERE key IN (SELECT value FROM json_each(:keys))"
 )
 _SENT: Final = (
-    f"SELECT 1 FROM (SELECT key, run_id, status, started_at FROM attempts ORDER BY seq DESC LIMIT {NEWEST}) "
+    f"SELECT 1 FROM (SELECT key, run_id, status, started_at FROM attempts ORDER BY seq DESC LIMIT {NEWEST}) AS newest "
     "WHERE key = :key AND status = 'sent' AND run_id IN (SELECT value FROM json_each(:runs)) AND started_at >= :since LIMIT 1"
 )
 _LATENCIES: Final = (

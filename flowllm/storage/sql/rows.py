@@ -63,8 +63,7 @@ def from_text(text: str) -> str:
 
 
 def content_hash(*texts: str, like: str | None = None) -> str:
-    """SHA-256 of texts, each ended by a newline: 128 bits of it in base64, or, as in rows of before revision 0009, all of
-    it in hexadecimal if `like` is such a one."""
+    """SHA-256 of texts, each ended by a newline: 128 bits in base64; in hexadecimal and full if `like` is (of before 0009)."""
     made = hashlib.sha256(("\n".join(texts) + "\n").encode(errors="surrogatepass"))
     if like is not None and len(like) == _IN_FULL:
         return made.hexdigest()
@@ -72,11 +71,7 @@ def content_hash(*texts: str, like: str | None = None) -> str:
 
 
 def _encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return text.encode(errors="replace").decode() == text
 
 
 class RunRow(NamedTuple):
@@ -267,6 +262,8 @@ class RunningRow(NamedTuple):
     epoch: int
     content: str
     content_hash: str
+    parts: str = "{}"
+    output: str = "null"
 
 
 NOT_ENDED: Final = content_hash(NodeStatus.RUNNING.value, "", "null")

@@ -129,7 +129,13 @@ def _as_it_stands(run: RunRecord, row: RunRow, found: tuple[Any, ...], machine: 
 
 def _told(name: str) -> str:
     """A count of a usage: in the order of their names, or by name in rows of before revision 0009."""
-    return f"json_extract(usage, CASE WHEN usage LIKE '[%' THEN '$[{USAGE_FIELDS.index(name)}]' ELSE '$.{name}' END)"
+    listed, named = f"json_extract(usage, '$[{USAGE_FIELDS.index(name)}]')", f"json_extract(usage, '$.{name}')"
+    return f"CAST(CASE WHEN usage LIKE '[%' THEN {listed} ELSE {named} END AS FLOAT)"
+
+
+def _one(condition: str) -> str:
+    """What counts rows for which it holds, summed up."""
+    return f"(CASE WHEN {condition} THEN 1 ELSE 0 END)"
 
 
 _COUNTED: Final = "(input_tokens + output_tokens)"
@@ -140,13 +146,13 @@ _LEAST: Final = "(coalesce(input_tokens, 0) + coalesce(output_tokens, 0))"
 _FIGURES: Final = {
     "requests": "1",
     **{name: f"coalesce({name}, 0)" for name in USAGE_FIELDS},
-    **{f"no_{name}": f"({_UNSEEN} IS true OR {name} IS NULL)" for name in USAGE_FIELDS},
+    **{f"no_{name}": _one(f"{_UNSEEN} IS true OR {name} IS NULL") for name in USAGE_FIELDS},
     "known_usd": f"coalesce({_COST}, 0.0)",
-    "unpriced": f"(NOT {_UNKNOWN} AND {_COST} IS NULL)",
-    "unknown": _UNKNOWN,
-    "reserved_tokens": f"(CASE WHEN {_UNKNOWN} THEN max(0, reserved_tokens - {_LEAST}) ELSE 0 END)",
+    "unpriced": _one(f"NOT {_UNKNOWN} AND {_COST} IS NULL"),
+    "unknown": _one(_UNKNOWN),
+    "reserved_tokens": f"(CASE WHEN {_UNKNOWN} AND reserved_tokens > {_LEAST} THEN reserved_tokens - {_LEAST} ELSE 0.0 END)",
     "reserved_usd": f"(CASE WHEN {_UNKNOWN} AND {_COST} IS NULL THEN coalesce(reserved_usd, 0.0) ELSE 0.0 END)",
-    "unreserved": f"({_UNKNOWN} AND {_COST} IS NULL AND reserved_usd IS NULL)",
+    "unreserved": _one(f"{_UNKNOWN} AND {_COST} IS NULL AND reserved_usd IS NULL"),
 }
 _WHY: Final = "json_extract(error, '$.type')"
 MODELS: Final = (
@@ -158,8 +164,8 @@ MODELS: Final = (
     "timed AS (SELECT model, provider, max(CASE WHEN rank = (number + 1) / 2 THEN took END) AS p50, "
     "max(CASE WHEN rank = (number * 99 + 99) / 100 THEN took END) AS p99 FROM ranked GROUP BY model, provider) "
     "SELECT sent.model, sent.provider, max(p50), max(p99), "
-    f"sum(status = 'failed' AND why NOT IN ('Stopped', 'NotSent', '{ABANDONED}')), sum(why IS 'RateLimited'), "
-    f"{', '.join(f'total({_FIGURES[name]})' for name in FIGURES)} "
+    f"count(CASE WHEN status = 'failed' AND why NOT IN ('Stopped', 'NotSent', '{ABANDONED}') THEN 1 END), "
+    f"count(CASE WHEN why = 'RateLimited' THEN 1 END), {', '.join(f'sum({_FIGURES[name]})' for name in FIGURES)} "
     "FROM sent LEFT JOIN timed ON timed.model = sent.model AND timed.provider = sent.provider "
     "GROUP BY sent.model, sent.provider"
 )
@@ -168,12 +174,14 @@ _ASKED: Final = (
     "(SELECT {} FROM attempts WHERE attempts.run_id = nodes.run_id AND attempts.node_id = nodes.node_id "
     "AND attempts.model <> '' LIMIT 1)"
 )
-_HELD: Final = " + ".join(f"coalesce(json_extract(waits, '$.{reason.value}'), 0)" for reason in sorted(THROTTLED))
+_HELD: Final = " + ".join(
+    f"coalesce(CAST(json_extract(waits, '$.{reason.value}') AS FLOAT), 0)" for reason in sorted(THROTTLED)
+)
 ANSWERED: Final = (
-    "SELECT name, provider_name, sum(cached), "
+    "SELECT name, provider_name, count(CASE WHEN cached THEN 1 END), "
     f"{', '.join(f'sum(CASE WHEN cached THEN {_told(name)} END)' for name in USAGE_FIELDS)}, sum(held) FROM (SELECT "
     f"coalesce({_ASKED.format('model')}, model) AS name, coalesce({_ASKED.format('provider')}, provider) AS provider_name, "
-    f"cached, usage, {_HELD} AS held FROM nodes WHERE run_id = :run AND counts IS NULL AND (cached OR waits IS NOT NULL)) "
+    f"cached, usage, {_HELD} AS held FROM nodes WHERE run_id = :run AND counts IS NULL AND (cached OR waits IS NOT NULL)) AS answered "
     "WHERE name <> '' AND (cached OR held > 0) GROUP BY name, provider_name"
 )
 """What was answered from the response cache, under the name that the server gave the model, and how long nodes were held up."""

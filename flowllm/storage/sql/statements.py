@@ -48,10 +48,10 @@ WRITE_MEMO: Final = _upsert("memo", (*MemoRow._fields, "text_id"), "key")
 WRITE_NODE: Final = _upsert("nodes", (*NodeRow._fields, "change_no"), "run_id, node_id", "parent")
 NOTE_RUNNING: Final = (
     f"INSERT INTO nodes ({', '.join(RunningRow._fields)}, change_no, seq, status, key, model, provider, cached, attempts, "
-    "truncated, usage, queue_s, call_s, parts, output) "
-    f"VALUES ({', '.join('?' * len(RunningRow._fields))}, ?, 0, 'running', '', '', '', 0, 0, 0, '{{}}', 0, 0, '{{}}', 'null') "
+    "truncated, usage, queue_s, call_s) "
+    f"VALUES ({', '.join('?' * len(RunningRow._fields))}, ?, 0, 'running', '', '', '', false, 0, false, '{{}}', 0, 0) "
     "ON CONFLICT (run_id, node_id) DO UPDATE SET "
-    "status = 'running', key = '', error = NULL, output = 'null', content_hash = excluded.content_hash, "
+    "status = 'running', key = '', error = NULL, output = excluded.output, content_hash = excluded.content_hash, "
     "row_hash = NULL, started_at = excluded.started_at, finished_at = NULL, epoch = excluded.epoch, waits = NULL, "
     "change_no = excluded.change_no"
 )

@@ -6,6 +6,8 @@ change here needs a migration; a test compares both ways to a schema.
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -28,9 +30,15 @@ metadata = MetaData()
 BIG = BigInteger().with_variant(Integer(), "sqlite")
 """SQLite numbers rows by itself only in a column that is declared INTEGER."""
 
-DEAD = text("status = 'failed' AND place IS NOT NULL")
+DEAD = "status = 'failed' AND place IS NOT NULL"
 """What makes an item a dead letter. They are few, so an index of their own costs next to nothing; `status` is
 in it so that SQLite's planner finds it the better one."""
+
+
+def _where(condition: str) -> dict[str, Any]:
+    """Of an index of some rows."""
+    return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
+
 
 runs = Table(
     "runs",
@@ -61,8 +69,8 @@ runs = Table(
     Column("process", BIG),
     Index("ix_runs_workflow_seq", "workflow", "seq"),
     Index("ix_runs_started_at", "started_at"),
-    Index("ix_runs_unfinished", "seq", sqlite_where=text("status <> 'succeeded'")),
-    Index("ix_runs_running", "seq", sqlite_where=text("status = 'running'")),
+    Index("ix_runs_unfinished", "seq", **_where("status <> 'succeeded'")),
+    Index("ix_runs_running", "seq", **_where("status = 'running'")),
     sqlite_autoincrement=True,  # a number is not given twice, also after the newest run was deleted
 )
 
@@ -126,7 +134,7 @@ nodes = Table(
     Column("change_no", BIG, nullable=False, server_default=text("0")),
     Index("ix_nodes_change", "run_id", "change_no"),
     Index("ix_nodes_parent_place", "run_id", "parent", "place", "epoch", "status"),
-    Index("ix_nodes_failed", "run_id", "status", "parent", "place", sqlite_where=DEAD),
+    Index("ix_nodes_failed", "run_id", "status", "parent", "place", **_where(DEAD)),
 )
 
 attempts = Table(
@@ -164,7 +172,7 @@ memo = Table(
     Column("answer", Text, nullable=False),
     Column("text_id", BIG),
     Index("ix_memo_created_at", "created_at"),
-    Index("ix_memo_text_id", "text_id", sqlite_where=text("text_id IS NOT NULL")),
+    Index("ix_memo_text_id", "text_id", **_where("text_id IS NOT NULL")),
 )
 
 texts = Table(

@@ -33,7 +33,8 @@ def _span(time: str, windows: int, spans: int) -> str:
     """The number of the span that a time is in, those of all windows counted through; NULL outside of them."""
     cases = (
         f"WHEN {time} >= :begin{one} AND {time} < :end{one} "
-        f"THEN {one * spans} + min({spans - 1}, cast(({time} - :begin{one}) / :width{one} AS INTEGER))"
+        f"THEN {one * spans} + CASE WHEN {time} >= :last{one} THEN {spans - 1} "
+        f"ELSE CAST(({time} - :begin{one}) / :width{one} AS INTEGER) END"
         for one in range(windows)
     )
     return f"CASE {' '.join(cases)} END"
@@ -57,6 +58,7 @@ class TimelineReader(Reader):
         widths = [max(end - begin, 1e-6) / spans for begin, end in windows]
         for number, (begin, end) in enumerate(windows):
             values |= {f"begin{number}": begin, f"end{number}": end, f"width{number}": widths[number]}
+            values[f"last{number}"] = begin + (spans - 1) * widths[number]
         counts: list[dict[str, list[int]]] = [{name: [0] * spans for name in _COUNTED} for _ in windows]
         query = _ACTIVITY.format(
             began=_span("started_at", len(windows), spans), ended=_span("finished_at", len(windows), spans)

@@ -36,8 +36,10 @@ CHARGED: Final = ("model", "status", "usage", "cost_usd", "reserved_tokens", "re
 """What of an attempt says what it adds to those."""
 
 _ADDED: Final = ", ".join(f"{name} = {name} + ?" for name in (*STATUSES, *FIGURES))
-_UPDATE: Final = f"UPDATE totals SET changes = ?, last_seq = max(last_seq, ?), {_ADDED} WHERE run_id = ?"
+_UPDATE: Final = f"UPDATE totals SET changes = ?, last_seq = ?, {_ADDED} WHERE run_id = ?"
 _NODES: Final = "SELECT node_id, status, epoch, counts IS NULL FROM nodes WHERE run_id = ? AND node_id IN (SELECT value FROM json_each(?))"
+_LAST: Final = "SELECT changes, last_seq FROM totals WHERE run_id = ?"
+"""Locked: who gives a run's changes their numbers does so alone, so that they are seen in their order."""
 _ATTEMPTS: Final = (
     f"SELECT attempt_id, {', '.join(CHARGED)} FROM attempts WHERE attempt_id IN (SELECT value FROM json_each(?))"
 )
@@ -91,9 +93,10 @@ class _Run:
     __slots__ = ("changes", "figures", "last_seq", "statuses", "waits")
 
     def __init__(self, connection: Connection, run_id: str) -> None:
-        found = connection.execute("SELECT changes FROM totals WHERE run_id = ?", (run_id,)).fetchone()
-        self.changes: int = found[0] if found else 0
-        self.last_seq = 0
+        found = connection.execute(_LAST + connection.for_update, (run_id,)).fetchone()
+        self.changes: int
+        self.last_seq: int
+        self.changes, self.last_seq = found or (0, 0)
         self.statuses = dict.fromkeys(STATUSES, 0)
         self.figures = NONE
         self.waits = connection.execute("SELECT 1 FROM waits WHERE run_id = ?", (run_id,)).fetchone() is not None

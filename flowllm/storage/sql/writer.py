@@ -14,20 +14,20 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from flowllm.core.errors import FlowLLMError, OwnershipLost, StorageFailed, StoreError
+from flowllm.core.errors import StorageFailed, StoreError
 from flowllm.core.records import dataclass
 from flowllm.storage.base import RunLease
-from flowllm.storage.sql import statements
 from flowllm.storage.sql.engine import Connection, Engine
-from flowllm.storage.sql.faults import Lost, kept_in, no_room, ownership_lost
+from flowllm.storage.sql.faults import Lost, kept_in, no_room
+from flowllm.storage.sql.groups import apply, take_back
 from flowllm.storage.sql.jobs import Job, outlast, wake
+from flowllm.storage.sql.patience import Patience
 from flowllm.storage.sql.presence import Presence
-from flowllm.storage.sql.rows import to_text
 from flowllm.storage.sql.spill import SENT, Spill
-from flowllm.storage.sql.statements import Unit, packed, unpacked, without_leases
+from flowllm.storage.sql.statements import Unit, packed
 from flowllm.storage.sql.texts import Texts
 
 GROUP: Final = 1000
@@ -59,9 +59,13 @@ class Writer:
     Opens the database at the first one.
     """
 
-    def __init__(self, engine: Engine, *, failpoints: Failpoints | None = None) -> None:
+    def __init__(
+        self, engine: Engine, *, failpoints: Failpoints | None = None, told: Callable[[str], object] | None = None
+    ) -> None:
+        """`told` hears, in the writer's thread, that the database is waited for."""
         self.presence = Presence()
         self._engine = engine
+        self._patience = Patience(engine, told)
         self._failpoints = failpoints or Failpoints()
         self._queue: queue.SimpleQueue[list[Job] | None] = queue.SimpleQueue()
         self._riders: deque[Unit] = deque(maxlen=RIDERS)
@@ -128,9 +132,14 @@ class Writer:
                 pass
         return None if self._lost is None else self._lost.error()
 
+    def hurry(self) -> None:
+        """Wait for the database no longer than a moment, but use the spill. From any thread."""
+        self._patience.hurry()
+
     async def close(self) -> None:
         """Write what is queued, then give back the connection. May be called twice."""
         self._closed = True
+        self.hurry()
         self._hand_over()
         thread, self._thread = self._thread, None
         if thread is not None:
@@ -309,17 +318,25 @@ class Writer:
                 failure.hint = f"{failure.hint}\n{kept_in(self._spill.paths)}".strip()
 
     def _attempt(self, jobs: Sequence[Job], *, after_results: bool = True) -> Exception | None:
+        """`_try` until it has gone through, or there is no use in waiting."""
+        return self._patience.outlasts(lambda again: self._try(jobs, after_results, again=again))
+
+    def _try(self, jobs: Sequence[Job], after_results: bool, *, again: bool) -> Exception | None:
         """One transaction for all jobs, and for the results that could not be written before; the error if it failed
         and nothing was written."""
         try:
             connection = self._connect()
+            if again and self._engine.settled(connection):
+                return None
+            for job in jobs if again else ():
+                job.result = job.error = None
             connection.begin()
             self._watch.opened(connection)
             if self.presence.due:
                 self.presence.beat(connection)
             if after_results and self._spill.holds:
-                _take_back(connection, self._spill.results(), self._texts)
-            _apply(connection, jobs, self._texts, self.presence)
+                take_back(connection, self._spill.results(), self._texts)
+            apply(connection, jobs, self._texts, self.presence)
             if self._failpoints.before_commit is not None:
                 self._failpoints.before_commit()
             connection.commit()
@@ -375,60 +392,3 @@ class Writer:
         self._watch.closed()
         if connection is not None:
             connection.close()
-
-
-def _apply(connection: Connection, jobs: Iterable[Job], texts: Texts, presence: Presence) -> None:
-    """Carry out the jobs in order; like rows of neighbours go in one statement."""
-    batch: list[Job] = []
-    for job in jobs:
-        action = job.unit.action
-        if action is None:
-            batch.append(job)
-            continue
-        _apply_rows(connection, batch, texts, presence)
-        batch = []
-        job.error = _stale(connection, job.unit.leases, {}, presence)
-        if job.error is None:
-            try:
-                job.result = action(connection)
-            except FlowLLMError as error:
-                job.error = error
-    _apply_rows(connection, batch, texts, presence)
-
-
-def _apply_rows(connection: Connection, jobs: Iterable[Job], texts: Texts, presence: Presence) -> None:
-    epochs: dict[str, int | None] = {}
-    rows: list[tuple[str, tuple[Any, ...]]] = []
-    for job in jobs:
-        job.error = _stale(connection, job.unit.leases, epochs, presence)
-        if job.error is None:
-            rows += job.unit.rows
-    if rows:
-        statements.write_rows(connection, rows, texts)
-
-
-def _take_back(connection: Connection, results: Iterable[bytes], texts: Texts) -> None:
-    """Write what was kept: of a run that another process has gone on with, or that is gone, only the answers."""
-    epochs: dict[str, int | None] = {}
-    for payload in results:
-        unit = unpacked(payload)
-        if _stale(connection, unit.leases, epochs) is not None:
-            unit = without_leases(unit)
-        statements.write_rows(connection, unit.rows, texts)
-
-
-def _stale(
-    connection: Connection, leases: Iterable[RunLease], epochs: dict[str, int | None], presence: Presence | None = None
-) -> OwnershipLost | None:
-    """The error for a unit of which one lease is behind its run's epoch, or whose process was ended by another; epochs
-    once read are kept."""
-    for lease in leases:
-        run_id = lease.run_id
-        if run_id not in epochs:
-            holder = None if presence is None else presence.holder(run_id)
-            query, values = (statements.EPOCH, ()) if holder is None else (statements.EPOCH_OF, (holder,))
-            found = connection.execute(f"{query} {connection.for_share}", (to_text(run_id), *values)).fetchone()
-            epochs[run_id] = found[0] if found else None
-        if epochs[run_id] != lease.epoch:
-            return ownership_lost(lease, epochs[run_id])
-    return None

@@ -16,7 +16,6 @@ from urllib.parse import quote, urlencode
 from flowllm.core.errors import UsageError
 from flowllm.core.redact import without_passwords
 from flowllm.storage.sql.engine import Values
-from flowllm.storage.sqlite.mounts import refuse_shared
 
 MEMORY: Final = frozenset({"memory:", ":memory:", "sqlite:///:memory:"})
 SQLITE: Final = "sqlite:///"
@@ -70,6 +69,7 @@ class SqliteConnection(sqlite3.Connection):
 
     for_update = for_share = ""
     """Who writes has the whole database."""
+    finds_contents = False
 
     def write(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
         """Several rows with each execution: around every one another thread may take the interpreter's lock, and then
@@ -138,8 +138,7 @@ def connect(path: Path, *, mode: str, busy_timeout: float = BUSY_TIMEOUT) -> Sql
 
 
 def connect_writer(path: Path, *, busy_timeout: float = BUSY_TIMEOUT) -> SqliteConnection:
-    """The connection for writing: what it commits has reached the disk. Raises sqlite3.Error, UsageError."""
-    refuse_shared(path)
+    """The connection for writing: what it commits has reached the disk. Raises sqlite3.Error."""
     connection = connect(path, mode="rw", busy_timeout=busy_timeout)
     try:
         use_wal(connection, busy_timeout=busy_timeout)

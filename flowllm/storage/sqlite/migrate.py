@@ -32,7 +32,6 @@ from flowllm.storage.sqlite.connection import (
     peeking_mode,
 )
 from flowllm.storage.sqlite.faults import RESTORE, code_of, explain
-from flowllm.storage.sqlite.mounts import refuse_shared
 
 HEAD: Final = "0011"
 """The revision that this program reads and writes."""
@@ -55,7 +54,10 @@ class SchemaState(StrEnum):
 class SchemaStatus:
     """What `flowllm db status` shows."""
 
-    path: Path
+    name: str
+    """Of the database, without a password."""
+    path: Path | None
+    """Its file, if it is one."""
     current: str | None
     """The database's revision, None if it is missing."""
     head: str
@@ -111,19 +113,24 @@ def revision_of(connection: sqlite3.Connection, path: Path) -> str | None:
 def too_new(status: SchemaStatus) -> DatabaseTooNew:
     """The error for a database that this program must not touch."""
     return DatabaseTooNew(
-        f"The database {status.path} was made by a newer flowllm, and was not touched.",
+        f"The database {status.name} was made by a newer flowllm, and was not touched.",
         hint="Upgrade flowllm (pip install --upgrade flowllm), or name another database with --db.",
     )
 
 
 def _status(path: Path, revision: str | None) -> SchemaStatus:
+    return status_of(str(path), path, revision)
+
+
+def status_of(name: str, path: Path | None, revision: str | None) -> SchemaStatus:
+    """How a revision stands to those that this program knows; None if there is none yet."""
     if revision is None:
         state = SchemaState.MISSING
     elif revision == HEAD:
         state = SchemaState.CURRENT
     else:
         state = SchemaState.OLDER if revision in REVISIONS else SchemaState.NEWER
-    return SchemaStatus(path=path, current=revision, head=HEAD, state=state)
+    return SchemaStatus(name=name, path=path, current=revision, head=HEAD, state=state)
 
 
 def _peek(path: Path, mode: str) -> str | None:
@@ -296,8 +303,7 @@ def _raw(connection: Connection) -> sqlite3.Connection:
 
 
 def _touch(path: Path) -> None:
-    """The file with its permissions, before SQLite puts anything in; it gives the same to those beside it. Raises UsageError, StorageFailed."""
-    refuse_shared(path)
+    """The file with its permissions, before SQLite puts anything in; it gives the same to those beside it."""
     try:
         path.parent.parent.mkdir(parents=True, exist_ok=True)
         make_folder(path.parent)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from flowllm.core.clock import SystemClock
 from flowllm.storage.base import Store
 from flowllm.storage.open import open_store
 from flowllm.storage.sql.store import SqlStore
+from tests.support.postgres import database
 
 
 @pytest.fixture
@@ -18,11 +20,15 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "x.db"
 
 
-@pytest.fixture
-async def store(anyio_backend: str) -> AsyncIterator[Store]:
-    opened = await open_store("memory:", clock=SystemClock())
-    yield opened
-    await opened.close()
+@pytest.fixture(params=["sqlite", "postgres"])
+async def store(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, anyio_backend: str
+) -> AsyncIterator[Store]:
+    with database() if request.param == "postgres" else nullcontext("memory:") as url:
+        monkeypatch.chdir(tmp_path)
+        opened = await open_store(url, clock=SystemClock())
+        yield opened
+        await opened.close()
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ async def test_a_claim_notes_when_each_attempt_at_the_run_began_and_ended(store:
     assert claimed.stats[MODELS] == []
     late = replace(node("a", "r1"), started_at=began, finished_at=began + 7.0)
     await store.commit(nodes=[NodeWrite(lease=lease, node=late)])
-    orphan(store.path, "r1")  # its process dies
+    orphan(store._engine, "r1")  # its process dies
     claimed = await store.claim_run(R1, replace(ME, since=began + 50.0))
     times = [(created.started_at, created.started_at + 5.0), (began, began + 7.0), (began + 50.0, None)]
     assert claimed.stats == (await store.run(R1)).stats

@@ -1,0 +1,1 @@
+"""The store on PostgreSQL, for processes on many machines."""
