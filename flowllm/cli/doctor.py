@@ -129,6 +129,8 @@ def _database(url: str) -> Finding:
     if path and (blocked := _not_writable(path)):
         hint = "give this user write access to it, or name another database with --db"
         return _bad("database", f"{path}: {blocked} cannot be written", hint)
+    if path and (kind := databases.shared_file_system(path)) is not None:
+        return _bad("database", *databases.refusal(path, kind))
     return Finding("database", f"{path or found.name}: {_described(found)}", ok=found.state is not SchemaState.NEWER)
 
 

@@ -24,6 +24,7 @@ from flowllm.storage.sqlite import migrate as sqlite
 from flowllm.storage.sqlite.connection import BUSY_TIMEOUT, database_path, is_memory
 from flowllm.storage.sqlite.engine import at
 from flowllm.storage.sqlite.migrate import SchemaState, SchemaStatus, Upgrade, upgrade_file
+from flowllm.storage.sqlite.mounts import refusal, shared_file_system
 from flowllm.storage.sqlite.pulse import Beat, Pulse
 
 __all__ = (
@@ -36,7 +37,9 @@ __all__ = (
     "is_memory",
     "is_postgres",
     "open_store",
+    "refusal",
     "schema_of",
+    "shared_file_system",
     "this_process",
     "upgrade",
 )

@@ -10,10 +10,12 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flowllm.storage.sqlite import mounts
 from tests.support.project import Outcome, Project, prompts, until
 from tests.support.replies import Reply, echo, prompt_of
 from tests.support.server import Server
@@ -208,3 +210,18 @@ def test_answers_that_find_the_disk_full_are_kept_and_no_resume_pays_for_them_ag
     assert resumed.json["outputs"] == {"n": 60}
     assert len(server.requests) == len({seen.prompt for seen in server.requests}) == 60
     assert list(project.database.parent.glob("*.spill-*")) == []
+
+
+def test_on_a_network_file_system_nothing_is_begun_and_doctor_tells(
+    project: Project, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = tmp_path / "mountinfo"
+    told.write_text(f"31 22 0:50 / {project.database.parent} rw - nfs4 server:/home rw\n")
+    monkeypatch.setattr(mounts, "MOUNTS", told)
+    for command in (["run", str(project.flow(steps=prompts(a="a")))], ["doctor"]):
+        refused = project.cli(*command)
+        assert refused.code == (1 if command == ["doctor"] else 2), refused.said
+        assert "network file system (nfs4)" in refused.said
+        assert "--db postgresql://" in refused.said
+    assert server.requests == []
+    assert not project.database.exists()

@@ -16,6 +16,7 @@ from urllib.parse import quote, urlencode
 from flowllm.core.errors import UsageError
 from flowllm.core.redact import without_passwords
 from flowllm.storage.sql.engine import Values
+from flowllm.storage.sqlite.mounts import refuse_shared
 
 MEMORY: Final = frozenset({"memory:", ":memory:", "sqlite:///:memory:"})
 SQLITE: Final = "sqlite:///"
@@ -138,7 +139,8 @@ def connect(path: Path, *, mode: str, busy_timeout: float = BUSY_TIMEOUT) -> Sql
 
 
 def connect_writer(path: Path, *, busy_timeout: float = BUSY_TIMEOUT) -> SqliteConnection:
-    """The connection for writing: what it commits has reached the disk. Raises sqlite3.Error."""
+    """The connection for writing: what it commits has reached the disk. Raises sqlite3.Error, UsageError."""
+    refuse_shared(path)
     connection = connect(path, mode="rw", busy_timeout=busy_timeout)
     try:
         use_wal(connection, busy_timeout=busy_timeout)

@@ -32,6 +32,7 @@ from flowllm.storage.sqlite.connection import (
     peeking_mode,
 )
 from flowllm.storage.sqlite.faults import RESTORE, code_of, explain
+from flowllm.storage.sqlite.mounts import refuse_shared
 
 HEAD: Final = "0011"
 """The revision that this program reads and writes."""
@@ -303,7 +304,8 @@ def _raw(connection: Connection) -> sqlite3.Connection:
 
 
 def _touch(path: Path) -> None:
-    """The file with its permissions, before SQLite puts anything in; it gives the same to those beside it."""
+    """The file with its permissions, before SQLite puts anything in; it gives the same to those beside it. Raises UsageError, StorageFailed."""
+    refuse_shared(path)
     try:
         path.parent.parent.mkdir(parents=True, exist_ok=True)
         make_folder(path.parent)
