@@ -180,6 +180,7 @@ class FlowLLM:
         retry_failed: bool = False,
         until: str | None = None,
         budget: Mapping[str, float] | None = None,
+        cluster: str | None = None,
         observers: Sequence[Observer] = (),
         stop: StopSignal | None = None,
         claims: FileRegistry | None = None,
@@ -188,13 +189,15 @@ class FlowLLM:
 
         Without `run_id`, the newest run that has not succeeded, or the newest if all have. `file` takes the workflow as it is on disk now;
         `inputs` and `input_text`, as for `run`, go over what it was given before; `mended` are lines of `flowllm failed`,
-        whose items are taken in place of those that failed; `budget` (see RunOptions) is what it may spend in all.
+        whose items are taken in place of those that failed; `budget` (see RunOptions) is what it may spend in all,
+        `cluster` another one than before.
         A run that has succeeded with all its steps is given back as it is. Raises RunNotFound, RunOwned and other UsageErrors.
         """
         refuse_within_step()
         stop = stop or StopSignal()
         run = await run_to_resume(self.store, run_id, self._told)
-        options = replace(RunOptions.of(run.options), until=until)
+        options = RunOptions.of(run.options)
+        options = replace(options, until=until, cluster=cluster or options.cluster)
         if budget:
             options = replace(options, budget={**(options.budget or {}), **budget})
         other = file is not None or bool(inputs) or bool(input_text)
@@ -227,7 +230,7 @@ class FlowLLM:
             spool = spool_path(self._file, run.run_id)
             rows = await open_again(loaded, options, claimed, spool, self.store, anew=anew, stop=stop)
             before = await self.store.nodes(run.run_id)
-            if other or mended or budget:
+            if other or mended or budget or cluster:
                 await self._update(claimed, prepared)
         except BaseException:  # also when it is cancelled
             await to_the_end(give_back(self.store, claiming, run, rows, now=self._clock.now()))

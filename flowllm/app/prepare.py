@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from flowllm.app.wiring import Providers, read_secrets
+from flowllm.cluster.base import cluster_address
+from flowllm.cluster.process import check_ray
 from flowllm.core.errors import FlowLLMError, UsageError
 from flowllm.core.records import dataclass, replace
 from flowllm.core.types import ROW, Budget, Json, NodeId, Priority, RunId, RunStatus, StepId, StepKind, step_path
@@ -55,6 +57,7 @@ def prepare_run(
     steps = chosen_steps(workflow, options)
     every = [step for _, step in every_step({StepId(name): step for name, step in steps.items()})]
     providers.check(every)
+    check_cluster(every, options)
     if workflow.budget is not None and workflow.budget.usd is not None:
         providers.check_prices(every)
     secrets = read_secrets(workflow, providers.environ)
@@ -68,6 +71,22 @@ def prepare_run(
         secrets=secrets,
         files=claim_files(files, workflow, options, inputs, database=database),
     )
+
+
+def check_cluster(steps: Iterable[Step], options: RunOptions) -> None:
+    """Raises UsageError for steps that need a cluster where none is named, or can be used."""
+    if options.cluster is not None:
+        cluster_address(options.cluster)
+    needing = next((step for step in steps if isinstance(step.body, PythonBody) and step.body.resources), None)
+    if needing is None:
+        return
+    if options.cluster is None:
+        raise UsageError(
+            f"{needing.where}: step {needing.id} has `resources`, which take a cluster",
+            hint="`--cluster ray` starts one on this machine (pip install 'flowllm[ray]'), `--cluster ray://HOST:10001` uses "
+            "another; without `resources` the function is called in this process",
+        )
+    check_ray()
 
 
 def plan_run(workflow: Workflow, options: RunOptions, inputs: Mapping[str, Json], providers: Providers) -> PreparedRun:

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from flowllm.app.dataset_run import RowFiles, over_of
 from flowllm.app.learned import learn, remember
-from flowllm.app.prepare import PreparedRun, kinds_of
+from flowllm.app.prepare import PreparedRun, every_step, kinds_of
 from flowllm.app.result import COUNTED, LAST_ATTEMPT
 from flowllm.app.started import run_started
-from flowllm.app.wiring import allow_local, step_kinds
+from flowllm.app.wiring import allow_local, cluster_of, step_kinds
 from flowllm.calls.budget import RunBudget
 from flowllm.calls.single_flight import InFlightCalls
+from flowllm.cluster.base import Cluster
 from flowllm.core import descriptors
 from flowllm.core.cancel import CancelToken, StopSignal
 from flowllm.core.clock import Clock
@@ -26,6 +27,7 @@ from flowllm.core.records import dataclass
 from flowllm.core.tasks import start_task, to_the_end
 from flowllm.core.types import Json, StepId, StepKind
 from flowllm.datasets.spool import spool_path
+from flowllm.language.workflow import PythonBody
 from flowllm.limits.concurrency import UNHEARD
 from flowllm.limits.limiter import Limiter
 from flowllm.limits.scope import MINUTE
@@ -154,7 +156,10 @@ class RunAttempt:
         wanted = kinds_of(self._workflow)
         stop.begun(self._options.grace, own_code=StepKind.PYTHON in wanted)
         self._begin(notices)
-        kinds = step_kinds(self._workflow, self._providers, self._shared.calls, self._prepared.secrets, wanted)
+        cluster = self._cluster()
+        kinds = step_kinds(
+            self._workflow, self._providers, self._shared.calls, self._prepared.secrets, wanted, cluster=cluster
+        )
         token = stop.child()
 
         async def execute() -> Sequence[NodeRecord] | None:
@@ -169,9 +174,24 @@ class RunAttempt:
             return await to_the_end(execute(), abort=token.cancel)
         finally:
             await close_runners(kinds)
+            if cluster is not None:
+                await cluster.close()
             self._limiter.withdraw(self._run.run_id)
             stop.forget(token)
             self._emit.close()
+
+    def _cluster(self) -> Cluster | None:
+        """The cluster that steps with `resources` need, on its way while others are carried out."""
+        every = every_step({StepId(name): step for name, step in self._prepared.steps.items()})
+        if not any(isinstance(step.body, PythonBody) and step.body.resources for _, step in every):
+            return None
+        cluster = cluster_of(self._workflow, self._providers, self._options.cluster, self._notice)
+        if cluster is not None:
+            cluster.start()
+        return cluster
+
+    def _notice(self, message: str) -> None:
+        self._emit(Notice(run_id=self._run.run_id, at=self._clock.now(), message=message))
 
     async def _context(self, kinds: Mapping[StepKind, StepRunner]) -> RunContext:
         services = RunServices(

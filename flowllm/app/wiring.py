@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from urllib.parse import urlsplit
 
 from flowllm.calls.single_flight import InFlightCalls
+from flowllm.cluster.base import Cluster, cluster_address, travelling
+from flowllm.cluster.process import RayCluster
 from flowllm.core.clock import Clock
 from flowllm.core.errors import StepError, Unauthorized, UsageError
 from flowllm.core.records import dataclass, replace
@@ -313,12 +315,26 @@ def allow_local(limiter: Limiter, kinds: Mapping[StepKind, StepRunner], *, holde
             limiter.configure(account, Limits(max_concurrent=most, adaptive=False), holder=holder)
 
 
+def cluster_of(
+    workflow: Workflow, providers: Providers, address: str | None, told: Callable[[str], None]
+) -> RayCluster | None:
+    """The cluster of that address, to be started; it sees none of the providers' keys, and gets the workflow's files."""
+    if address is None:
+        return None
+    private = providers.private
+    environ = {name: text for name, text in providers.environ.items() if name not in private}
+    files = {there: workflow.files[here] for here, there in travelling(workflow.files).items()}
+    return RayCluster(cluster_address(address), environ=environ, files=files, told=told)
+
+
 def step_kinds(
     workflow: Workflow,
     providers: Providers,
     calls: InFlightCalls,
     secrets: Mapping[str, str],
     wanted: Collection[StepKind],
+    *,
+    cluster: Cluster | None = None,
 ) -> dict[StepKind, StepRunner]:
     """What runs the steps of the kinds that are wanted, in this process."""
     return step_runners(
@@ -328,6 +344,7 @@ def step_kinds(
             files=workflow.files,
             secrets=secrets,
             redactor=providers.redactor,
+            cluster=cluster,
             private=providers.private,
         ),
         wanted,

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from flowllm.cli.options import COUNT_OR_AUTO, DURATION, collected
+from flowllm.cluster.base import cluster_address
 from flowllm.core import strict_json
 from flowllm.core.errors import InvalidWorkflow, Problem, UsageError
 from flowllm.core.records import dataclass
@@ -160,6 +161,13 @@ def _tags(_context: click.Context, _option: click.Parameter, given: Sequence[str
     return tuple(tag.strip() for tag in given)
 
 
+def _cluster(_context: click.Context, _option: click.Parameter, given: str | None) -> str | None:
+    """Raises UsageError for what is no address."""
+    if given is not None:
+        cluster_address(given)
+    return given
+
+
 def _delimiter(_context: click.Context, _option: click.Parameter, given: str | None) -> str | None:
     return "\t" if given == "\\t" else given
 
@@ -172,6 +180,12 @@ budget_option = click.option(
     multiple=True,
     callback=_budget,
     help="What the run may spend in all, resumes included: `usd=5` or `tokens=2_000_000`.",
+)
+cluster_option = click.option(
+    "--cluster",
+    metavar="ray[://HOST:PORT]",
+    callback=_cluster,
+    help="Where steps with `resources` run: `ray` on this machine, or a Ray cluster.",
 )
 _WHAT = (
     click.option("--provider", metavar="NAME", help="The default provider; `simulated` replaces all."),
@@ -236,4 +250,4 @@ _TAG = click.option(
     help="Find the run by this in `flowllm runs --tag TAG`.",
 )
 plan_options = collected("options", RunOptions, *_WHAT, *_DATA)
-run_options = collected("options", RunOptions, *_WHAT, *_ROWS, _TAG)
+run_options = collected("options", RunOptions, *_WHAT, *_ROWS, cluster_option, _TAG)

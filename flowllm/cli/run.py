@@ -19,6 +19,7 @@ from flowllm.cli.database import LAST, command, find_run, open_app
 from flowllm.cli.inputs import (
     GivenInputs,
     budget_option,
+    cluster_option,
     full_option,
     input_options,
     mended_lines,
@@ -132,6 +133,7 @@ def run(*, file: str, given: GivenInputs, options: RunOptions, shown: Shown, loc
 @click.option("--retry-failed", is_flag=True, help="Also what failed under `on_error: continue`, and its dependents.")
 @until_option
 @budget_option
+@cluster_option
 @shown_options
 @location_options
 def resume(
@@ -143,6 +145,7 @@ def resume(
     retry_failed: bool,
     until: str | None,
     budget: dict[str, float] | None,
+    cluster: str | None,
     shown: Shown,
     location: Location,
 ) -> int:
@@ -169,6 +172,7 @@ def resume(
             retry_failed=retry_failed,
             until=until,
             budget=budget,
+            cluster=cluster,
             observers=observers,
             stop=stop,
             claims=claims,

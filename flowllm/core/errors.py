@@ -140,6 +140,10 @@ class ProviderDown(RunStopped):
     """A provider cannot be used for now; runs that need it are paused and can be resumed."""
 
 
+class ClusterDown(RunStopped):
+    """There is no cluster, or no longer; runs that need one are paused and can be resumed."""
+
+
 class BudgetExceeded(RunStopped):
     """The next request would pass the run's budget."""
 
@@ -236,6 +240,12 @@ class PythonFailed(StepError):
         """As of any other, with the traceback if there is one."""
         record = super().as_dict()
         return {**record, "traceback": self.traceback} if self.traceback else record
+
+
+class WorkLost(StepError):
+    """A node of a cluster did not come to the end of what it was given."""
+
+    retryable = True
 
 
 class AskFailed(StepError):

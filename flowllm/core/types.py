@@ -286,6 +286,24 @@ class WindowLimit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """What a step's work takes of a node of a cluster. None: as much as is usual there."""
+
+    cpu: float | None = None
+    """Cores."""
+    gpu: float | None = None
+    memory: int | None = None
+    """Bytes."""
+
+    def __str__(self) -> str:
+        memory = None if self.memory is None else f"{self.memory / 2**30:.4g}GiB"
+        given = {"cpu": self.cpu, "gpu": self.gpu, "memory": memory}
+        return ", ".join(
+            f"{name}: {n if isinstance(n, str) else f'{n:g}'}" for name, n in given.items() if n is not None
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What an account, or one model of it, allows. None: not limited."""
 

@@ -22,9 +22,12 @@ _LONGEST_NUMBER = 100
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+)\s?(ms|s|m|h|d)")
 _SHARE = re.compile(r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+)\s?%")
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+)\s?(KiB|MiB|GiB|TiB)")
+_BYTES = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _LONGEST_DURATION = 36500 * 86400.0
 
 DURATION_PATTERN = r"^([0-9]+(\.[0-9]+)?|\.[0-9]+) ?(ms|s|m|h|d)$"
+SIZE_PATTERN = r"^([0-9]+(\.[0-9]+)?|\.[0-9]+) ?(KiB|MiB|GiB|TiB)$"
 SHARE_PATTERN = r"^([0-9]+(\.[0-9]+)?|\.[0-9]+) ?%$"
 
 
@@ -64,6 +67,14 @@ def parse_share(text: str) -> float:
     if share > 1:
         raise ValueError(f"the share {text} is more than 100%")
     return share
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as `512MiB` or `4GiB`. Raises ValueError in plain words."""
+    match = _SIZE.fullmatch(text.strip())
+    if match:
+        return int(float(match[1]) * _BYTES[match[2]])
+    raise ValueError(f"`{text}` is not a size: write it like 512MiB or 4GiB (KiB, MiB, GiB, TiB)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from flowllm.language.keys import Value, value
 from flowllm.language.nodes import (
     DURATION_PATTERN,
     SHARE_PATTERN,
+    SIZE_PATTERN,
     Mapping,
     Node,
     Scalar,
@@ -22,6 +23,7 @@ from flowllm.language.nodes import (
     kind_of,
     parse_duration,
     parse_share,
+    parse_size,
 )
 from flowllm.language.problems import SourceError, listing, nearest
 
@@ -232,6 +234,18 @@ def share(node: Node) -> float:
         return parse_share(scalar(node, "a share such as 5%").text)
     except ValueError as error:
         raise SourceError(node.where, str(error)) from None
+
+
+@value({"type": "string", "pattern": SIZE_PATTERN})
+def size(node: Node) -> int:
+    """Bytes, more than none."""
+    try:
+        found = parse_size(scalar(node, "a size such as 4GiB").text)
+    except ValueError as error:
+        raise SourceError(node.where, str(error)) from None
+    if not 0 < found <= LARGEST:
+        raise SourceError(node.where, f"this size must be {'at most 8192TiB' if found else 'more than nothing'}")
+    return found
 
 
 def choice(*allowed: str) -> Value[str]:

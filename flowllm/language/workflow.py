@@ -17,6 +17,7 @@ from flowllm.core.types import (
     OnTruncated,
     Part,
     Priority,
+    Resources,
     RetryPolicy,
     StepId,
     StepKind,
@@ -224,6 +225,8 @@ class PythonBody(Body):
     """Gives a mapping of keyword arguments."""
     asks: Asks | None = None
     """It is handed `ask`, which asks a model."""
+    resources: Resources | None = None
+    """It is called on a node of a cluster that has these."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

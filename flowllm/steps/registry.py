@@ -12,6 +12,7 @@ from flowllm.language import kinds as language
 
 if TYPE_CHECKING:  # what checks a workflow needs nothing that runs it
     from flowllm.calls.single_flight import InFlightCalls
+    from flowllm.cluster.base import Cluster
     from flowllm.providers.base import Provider
     from flowllm.steps.base import StepRunner
 
@@ -28,6 +29,8 @@ class RunnerServices:
     """Path to text: the run's snapshot of the workflow's files."""
     secrets: Mapping[str, str] = field(default_factory=dict)
     redactor: Redactor = field(default_factory=Redactor)
+    cluster: Cluster | None = None
+    """Where functions of steps with `resources` are called."""
     private: Collection[str] = ()
     """Variables of the environment that nothing sees which a step starts."""
 

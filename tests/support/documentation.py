@@ -26,7 +26,7 @@ from flowllm.cli.main import COMMANDS, cli
 from flowllm.language import file_keys, step_values, values
 from flowllm.language.keys import Key, Keys
 from flowllm.language.kinds import kinds
-from flowllm.language.nodes import DURATION_PATTERN, SHARE_PATTERN
+from flowllm.language.nodes import DURATION_PATTERN, SHARE_PATTERN, SIZE_PATTERN
 from flowllm.language.sandbox import SANDBOX
 from flowllm.language.sandbox_filters import FUNCTIONS
 from flowllm.language.sandbox_methods import methods_of
@@ -70,6 +70,7 @@ TABLES: dict[str, tuple[type[Keys], tuple[type[Keys], ...]]] = {
     "embed": (_KINDS["embed"], (_STEP,)),
     "batch": (_table("batch"), ()),
     "python": (_KINDS["python"], (_STEP,)),
+    "resources": (_table("resources"), ()),
     "shell": (_KINDS["shell"], (_STEP,)),
     "http": (_KINDS["http"], (_STEP,)),
     "request": (_table("HTTP request"), ()),
@@ -119,6 +120,7 @@ def _default(key: Key[Any]) -> str:
 _PATTERNS = {
     DURATION_PATTERN: "duration",
     SHARE_PATTERN: "share",
+    SIZE_PATTERN: "size",
     r"\{[{%#]": "template",
     "^[a-z_][a-z0-9_]*$": "name",
     "^[A-Za-z_][A-Za-z0-9_]*$": "environment variable",
@@ -135,6 +137,7 @@ _NAMES = {
     "provider (openai)": "[provider](#providers)",
     "accept": "[accept](#accept-end-when-there-is-enough)",
     "batch": "[batch](#embed-vectors-of-texts)",
+    "resources": "[resources](#resources)",
     "HTTP request": "[request](#http-send-a-request)",
 }
 _WHOLE = (

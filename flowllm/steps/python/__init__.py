@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from flowllm.core.types import CachePolicy, OnError, Priority, StepId, StepKind
+from flowllm.core.types import CachePolicy, OnError, Priority, Resources, StepId, StepKind
 from flowllm.language import step_values as sv
 from flowllm.language import values as v
 from flowllm.language.compiling import Compiler
 from flowllm.language.file_keys import StepKeys, retry_policy
 from flowllm.language.functions import python_body
-from flowllm.language.keys import REQUIRED, Key, read_keys
+from flowllm.language.keys import REQUIRED, Key, Keys, nested, read_keys, value
 from flowllm.language.kinds import StepContext, StepKindSpec
-from flowllm.language.nodes import Entry, Mapping, Scalar, constant
+from flowllm.language.nodes import Entry, Mapping, Node, Scalar, constant
 from flowllm.language.problems import SourceError
 from flowllm.language.project import merged
 from flowllm.language.template import ValueTemplate
@@ -30,12 +30,39 @@ if TYPE_CHECKING:
     from flowllm.steps.registry import RunnerServices
 
 
+SMALLEST_PART: Final = 0.0001
+"""Of a core or a GPU."""
+
+
+@value({"type": "number", "minimum": SMALLEST_PART})
+def _gpus(node: Node) -> float:
+    """A part of one, or several whole ones."""
+    found = float(v.number(least=SMALLEST_PART, most=10_000)(node))
+    if found > 1 and not found.is_integer():
+        raise SourceError(
+            node.where, f"{found:g} GPUs: a step takes a part of one GPU, or whole ones", "write a whole number"
+        )
+    return found
+
+
+class ResourceKeys(Keys, title="resources"):
+    """What a step's work takes of a node of a cluster (`--cluster`)."""
+
+    cpu = Key(v.number(least=SMALLEST_PART, most=10_000), "Cores (1).")
+    gpu = Key(_gpus, "GPUs, or a part of one, such as 0.5 (none).")
+    memory = Key(v.size, "Memory, such as 512MiB or 4GiB; a node has room for as many as fit (not looked at).")
+
+
 class PythonKeys(StepKeys, title="python step"):
     """A call of a function."""
 
     python = Key(v.plain_text, "module:function, or ./file.py:function.", REQUIRED)
     with_ = Key(sv.arguments, "Keyword arguments.")
     asks = Key(v.boolean, "Hands the function `ask`, by which it asks models as steps do.", default=False)
+    resources = Key(
+        nested(ResourceKeys, "resources"),
+        "Calls the function on a node of a cluster that has these: {cpu, gpu, memory}.",
+    )
 
 
 def build(keys: PythonKeys, context: StepContext) -> PythonBody:
@@ -48,7 +75,25 @@ def build(keys: PythonKeys, context: StepContext) -> PythonBody:
         raise SourceError(where, "the name of a function cannot be a template", "write module:function")
     if asks is not None and keys.with_ is not None and keys.with_.get("ask") is not None:
         raise SourceError(where, "`asks: true` gives the function `ask`, so `with` cannot", "rename the argument")
-    return replace(python_body(keys.python, where, arguments, context.compiler.sources), asks=asks)
+    body = python_body(keys.python, where, arguments, context.compiler.sources)
+    return replace(body, asks=asks, resources=_resources(keys, context))
+
+
+def _resources(keys: PythonKeys, context: StepContext) -> Resources | None:
+    """Raises SourceError."""
+    if keys.resources is None:
+        return None
+    where = next(entry.where for entry in context.node.entries if entry.key == "resources")
+    if keys.asks:
+        raise SourceError(
+            where,
+            "`asks: true` asks models from here, and `resources` calls the function on another machine",
+            "give what needs the resources a step of its own",
+        )
+    given = {name: amount for name, amount in keys.resources.values.items() if amount is not None}
+    if not given:
+        raise SourceError(where, "`resources` names none", "write {cpu: 2, gpu: 1, memory: 4GiB}")
+    return Resources(**given)
 
 
 def _arguments(node: Mapping, compiler: Compiler) -> ValueTemplate:
@@ -92,7 +137,12 @@ def make_runner(services: RunnerServices) -> PythonRunner:
     from flowllm.steps.python.runner import PythonRunner  # noqa: PLC0415 - checking a workflow needs none
 
     return PythonRunner(
-        services.calls, services.files, services.secrets, services.redactor, prompts=prompt_runner(services)
+        services.calls,
+        services.files,
+        services.secrets,
+        services.redactor,
+        prompts=prompt_runner(services),
+        cluster=services.cluster,
     )
 
 

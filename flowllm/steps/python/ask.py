@@ -18,12 +18,12 @@ from flowllm.core.errors import AskFailed
 from flowllm.core.fingerprint import canonical
 from flowllm.core.tasks import start_task
 from flowllm.core.types import CachePolicy, Json, NodeStatus, Usage
+from flowllm.functions.json_values import NotJson, to_json
 from flowllm.language.output import output_of
 from flowllm.language.problems import SourceError
 from flowllm.language.template import ValueTemplate
 from flowllm.language.workflow import Asks, LlmBody, Step
 from flowllm.steps.base import Within
-from flowllm.steps.python.json_values import NotJson, to_json
 from flowllm.storage.base import NodeRecord
 
 _SENT = ("max_tokens", "temperature", "top_p", "seed", "stop")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from flowllm.core.errors import UsageError
 from flowllm.core.types import step_path
-from flowllm.steps.python.modules import PREFIX
+from flowllm.functions.modules import PREFIX
 
 PATIENCE = 2.0
 """Seconds that the loop may stand still before that is told."""

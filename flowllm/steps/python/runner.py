@@ -18,21 +18,23 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, cast
 
 from flowllm.calls.single_flight import InFlightCalls
+from flowllm.cluster.base import Cluster
 from flowllm.core.cancel import CallStopped, being_cancelled
 from flowllm.core.errors import FlowLLMError, PythonFailed, StepError, describe_error, type_name
 from flowllm.core.fingerprint import canonical, digest, fingerprint
 from flowllm.core.records import dataclass
 from flowllm.core.redact import Redactor
 from flowllm.core.tasks import in_thread
-from flowllm.core.types import Json
+from flowllm.core.types import Json, WaitReason
+from flowllm.functions.errors import ErrorText, error_text, has_own_text
+from flowllm.functions.json_values import NotJson, TooLargeForLoop, to_json
+from flowllm.functions.modules import StepModules
 from flowllm.language.workflow import Asks, PythonBody, Step
 from flowllm.steps.base import Bound, NodeContext, StepRunner, WorkEstimate, lazy_arguments
 from flowllm.steps.pipeline import LocalWork, run_local, too_late
 from flowllm.steps.python.ask import Ask, AskCalls, Variants
-from flowllm.steps.python.errors import ErrorText, error_text, has_own_text
 from flowllm.steps.python.guards import Watchdog, within_step
-from flowllm.steps.python.json_values import NotJson, TooLargeForLoop, to_json
-from flowllm.steps.python.modules import StepModules
+from flowllm.steps.python.on_cluster import ClusterFunctions
 from flowllm.storage.base import NodeRecord
 
 LONGEST_DESCRIPTION = 5.0
@@ -43,6 +45,7 @@ MOST_ASKING_THREADS: Final = 512
 _THREADS: Final = "python threads"
 _ASKING_THREADS: Final = "python threads that ask"
 _LOOP: Final = "python coroutines"
+_CLUSTER: Final = "python on a cluster"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +60,12 @@ class _Call:
 class PythonRunner:
     """Steps that call a function. One of these serves a whole run and loads each file once."""
 
-    slots: ClassVar = {_THREADS: MOST_THREADS, _ASKING_THREADS: MOST_ASKING_THREADS, _LOOP: sys.maxsize}
+    slots: ClassVar = {
+        _THREADS: MOST_THREADS,
+        _ASKING_THREADS: MOST_ASKING_THREADS,
+        _LOOP: sys.maxsize,
+        _CLUSTER: sys.maxsize,
+    }
     """How many functions run at the same time."""
 
     def __init__(
@@ -68,9 +76,10 @@ class PythonRunner:
         redactor: Redactor,
         *,
         prompts: StepRunner,
+        cluster: Cluster | None = None,
     ) -> None:
         """`files` is path to text: what is executed is what the run's snapshot holds, not what the disk holds.
-        `prompts` are the steps that functions ask by `ask`."""
+        `prompts` are the steps that functions ask by `ask`; functions of steps with `resources` are called on `cluster`."""
         self._prompts = prompts
         self._variants: dict[int, tuple[Asks, Variants]] = {}
         self._files = files
@@ -80,6 +89,7 @@ class PythonRunner:
         self._functions: dict[str, Callable[..., Any]] = {}
         self._hashes: dict[str, str] = {}
         self._calls = calls
+        self._cluster = None if cluster is None else ClusterFunctions(cluster, files, redactor)
         self._watchdog = Watchdog(self._tell, node_of=_node_of)
 
     def bind(self, step: Step, values: Mapping[str, Json]) -> Bound:
@@ -114,6 +124,8 @@ class PythonRunner:
     async def run(self, bound: Bound, context: NodeContext) -> NodeRecord:
         """Call the function, again where the step's `retry` says so, and keep what it gives."""
         body = cast("PythonBody", bound.step.body)
+        if body.resources is not None:
+            return await self._run_on_cluster(body, bound, context)
         asked = self._asked(bound, context)
 
         async def prepare() -> str:
@@ -129,6 +141,30 @@ class PythonRunner:
             work.figures, work.idle = asked.figures, lambda: asked.waited
         with within_step(context.caller.node_id), self._watchdog.watch(_folder(body)):
             return await run_local(self._calls, work, bound, context)
+
+    async def _run_on_cluster(self, body: PythonBody, bound: Bound, context: NodeContext) -> NodeRecord:
+        """The same on a node of the cluster; waiting for one counts against no timeout."""
+        if self._cluster is None:
+            raise PythonFailed(f"step {bound.step.id} has `resources`, and this process has no cluster")
+        cluster, clock, queued = self._cluster, context.clock, 0.0
+        name, arguments = bound.parts["function"], cast("_Call", bound.work).arguments
+
+        async def perform(limit: float, left: float) -> Json:
+            nonlocal queued
+            began, took = clock.monotonic(), 0.0
+            try:
+                found = await cluster.call(body, arguments, name=name, limit=limit, node=context.caller.node_id)
+                took = found["took"]
+            finally:
+                waited = max(0.0, clock.monotonic() - began - took)
+                queued += waited
+                context.caller.waited(WaitReason.SLOT, waited)
+            return cluster.value(found, body, name, limit=limit, left=left)
+
+        work = LocalWork(
+            name="python", account=_CLUSTER, perform=perform, idle=lambda: queued, figures=lambda: {"queue_s": queued}
+        )
+        return await run_local(self._calls, work, bound, context)
 
     def _asked(self, bound: Bound, context: NodeContext) -> AskCalls | None:
         asks = cast("PythonBody", bound.step.body).asks

@@ -11,7 +11,7 @@ from fractions import Fraction
 
 import pytest
 
-from flowllm.steps.python.json_values import MAX_DEPTH, SOON, NotJson, TooLargeForLoop, not_json, to_json
+from flowllm.functions.json_values import MAX_DEPTH, SOON, NotJson, TooLargeForLoop, not_json, to_json
 
 
 class Mood(str, enum.Enum):  # noqa: UP042 - the older way to write it

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from flowllm.functions.modules import StepModules
 from flowllm.language.functions import imported_files
 from flowllm.language.workflow import PythonBody
-from flowllm.steps.python.modules import StepModules
 from flowllm.steps.python.runner import source_hash
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from flowllm.steps.python.errors import LONGEST_TRACEBACK, error_text
+from flowllm.functions.errors import LONGEST_TRACEBACK, error_text
 
 FILE = "/users/code/tools.py"
 

@@ -46,12 +46,31 @@ class ErrorText:
     traceback: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WholeError:
+    """The parts of that, of any length, with all that is in them."""
+
+    message: str
+    place: str
+    traceback: str
+
+
 def error_text(error: BaseException, *, folder: str, clean: Callable[[str], str]) -> ErrorText:
     """The exception in words. `folder` is where the user's code is; `clean` takes out of a text what nobody may see,
     before anything is cut."""
-    place = _place(error, folder)
-    message = _cut(" ".join(clean(_message(error)).split()), LONGEST_LINE)
-    text = clean(_whole(error))
+    return shortened(whole_error(error, folder=folder), clean=clean)
+
+
+def whole_error(error: BaseException, *, folder: str) -> WholeError:
+    """Its message, its place in the user's code, which is in `folder`, and its traceback."""
+    return WholeError(place=_place(error, folder), message=_message(error), traceback=_whole(error))
+
+
+def shortened(whole: WholeError, *, clean: Callable[[str], str]) -> ErrorText:
+    """The exception in words, as `error_text`."""
+    place = whole.place
+    message = _cut(" ".join(clean(whole.message).split()), LONGEST_LINE)
+    text = clean(whole.traceback)
     if len(text) > LONGEST_TRACEBACK:
         left_out = len(text) - LONGEST_TRACEBACK
         text = f"{text[:_HEAD]}\n… {left_out:,} characters are left out …\n{text[left_out + _HEAD :]}"

@@ -1,0 +1,1 @@
+"""Machines besides this one: work is sent to them, and workers are kept going there. `base.py` says what a cluster does."""
