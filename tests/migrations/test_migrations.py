@@ -191,6 +191,7 @@ async def test_attempts_of_an_old_database_have_spent_what_is_known_of_them(old:
         "0007": (180.0, 0.0001, 0.0005),
         "0008": (180.0, 0.0001, 0.0005),
         "0009": (180.0, 0.0001, 0.0005),
+        "0010": (180.0, 0.0001, 0.0005),
     }
     spend = await store.spend(RunId("run2"))
     assert (spend.tokens, spend.known_usd, spend.reserved_usd) == expected[revision]
@@ -237,7 +238,7 @@ def test_an_upgrade_with_nothing_to_do(old: Path) -> None:
     assert files(old) == before
 
 
-@pytest.mark.parametrize("newer", ["0011", "9999", "ae1027a6acf"])
+@pytest.mark.parametrize("newer", ["1000", "9999", "ae1027a6acf"])
 async def test_a_newer_database_is_refused_untouched(old: Path, newer: str) -> None:
     with closing(sqlite3.connect(old)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
