@@ -45,7 +45,7 @@ from flowllm.runtime.options import RunOptions
 from flowllm.steps.loading import load_workflow
 from flowllm.steps.python.guards import refuse_within_step
 from flowllm.storage.base import NodeRecord, RunLease, RunRecord, Store
-from flowllm.storage.open import database_path, is_memory, open_store, this_process
+from flowllm.storage.open import home_of, open_store, this_process
 from flowllm.views.nodes import MOST_ITEMS, all_nodes, counted, whole_nodes
 
 if TYPE_CHECKING:
@@ -392,7 +392,7 @@ class FlowLLM:
 
     @property
     def _file(self) -> Path | None:
-        return None if is_memory(self.database) else database_path(self.database)
+        return home_of(self.database)
 
     async def _update(self, run: RunRecord, prepared: PreparedRun) -> None:
         await self.store.update_run(

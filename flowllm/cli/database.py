@@ -13,7 +13,7 @@ from flowllm.core.errors import RunNotFound, UsageError
 from flowllm.core.tasks import run_loop
 from flowllm.core.types import RunId
 from flowllm.storage.base import RunRecord, Store
-from flowllm.storage.open import database_path, is_memory
+from flowllm.storage.open import exists, name_of
 
 T = TypeVar("T")
 LAST = re.compile(r"last(?:~(\d{1,6}))?")
@@ -35,9 +35,9 @@ def reading(location: Location, work: Callable[[FlowLLM], Awaitable[T]]) -> T:
     Raises UsageError for a database that was named and does not exist.
     """
     app = open_app(location)
-    if not is_memory(app.database) and not database_path(app.database).exists():
+    if not exists(app.database):
         if location.db:
-            raise UsageError(f"there is no database {app.database}", hint="`flowllm run` makes one")
+            raise UsageError(f"there is no database {name_of(app.database)}", hint="`flowllm run` makes one")
         app = FlowLLM(database="memory:", config=location.config)
     return run_loop(_within(app, work))
 

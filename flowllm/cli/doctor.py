@@ -211,7 +211,10 @@ def upgrade(*, location: Location) -> None:
 def _described(found: SchemaStatus) -> str:
     """The state of a database in words."""
     revision = f" (revision {found.current}, the newest is {found.head})" if found.state is SchemaState.OLDER else ""
-    return f"{_MEANINGS[found.state]}{revision}"
+    meaning = _MEANINGS[found.state]
+    if found.state is SchemaState.OLDER and found.path is None:
+        meaning = "made by an older flowllm; it is upgraded when next used: let nothing else run in it then, and have a backup"
+    return f"{meaning}{revision}"
 
 
 def _database_url(location: Location) -> str:

@@ -14,6 +14,7 @@ import click
 
 from flowllm.core.records import dataclass, field
 from flowllm.language.nodes import parse_duration
+from flowllm.storage.address import name_of
 
 R = TypeVar("R")
 
@@ -28,7 +29,7 @@ class Location:
     @property
     def words(self) -> list[str]:
         """As they are written behind a command."""
-        return [*(["--db", self.db] if self.db else []), *(["--config", self.config] if self.config else [])]
+        return [*(["--db", name_of(self.db)] if self.db else []), *(["--config", self.config] if self.config else [])]
 
 
 @dataclass(slots=True)

@@ -44,7 +44,7 @@ def ui(*, port: int | None, host: str, no_open: bool, allow_actions: bool, locat
     app = FlowLLM(database=location.db, config=location.config)
     database = Database(app.database, clock=SystemClock())
     environ = {name: value for name, value in os.environ.items() if name != _TOKEN}
-    actions = Actions(database.path, config=location.config, environ=environ) if allow_actions else None
+    actions = Actions(database.home, database.url, config=location.config, environ=environ) if allow_actions else None
     run_loop(_serve(_listener(host, port), app, database, actions, opens=not no_open))
 
 

@@ -8,13 +8,15 @@ import tempfile
 from collections.abc import Callable, Collection
 from contextlib import closing
 from pathlib import Path
+from typing import Protocol
 
 from flowllm.core.clock import Clock
 from flowllm.core.tasks import in_thread
+from flowllm.storage.address import is_postgres, name_of, place
 from flowllm.storage.base import Owner, Store
 from flowllm.storage.postgres import migrate as postgres
-from flowllm.storage.postgres.address import is_postgres
 from flowllm.storage.postgres.engine import PostgresEngine
+from flowllm.storage.postgres.pulse import PostgresPulse
 from flowllm.storage.sql.engine import Engine
 from flowllm.storage.sql.faults import lost_results
 from flowllm.storage.sql.spill import SENT, Spill
@@ -25,7 +27,8 @@ from flowllm.storage.sqlite.connection import BUSY_TIMEOUT, database_path, is_me
 from flowllm.storage.sqlite.engine import at
 from flowllm.storage.sqlite.migrate import SchemaState, SchemaStatus, Upgrade, upgrade_file
 from flowllm.storage.sqlite.mounts import refusal, shared_file_system
-from flowllm.storage.sqlite.pulse import Beat, Pulse
+from flowllm.storage.sqlite.pulse import Beat
+from flowllm.storage.sqlite.pulse import Pulse as FilePulse
 
 __all__ = (
     "Beat",
@@ -34,9 +37,13 @@ __all__ = (
     "SchemaStatus",
     "Upgrade",
     "database_path",
+    "exists",
+    "home_of",
     "is_memory",
     "is_postgres",
+    "name_of",
     "open_store",
+    "pulse_of",
     "refusal",
     "schema_of",
     "shared_file_system",
@@ -69,6 +76,38 @@ async def open_store(
     if missing and told is not None:
         told(lost_results(missing, str(path)))
     return SqlStore(at(path, busy_timeout), owner=this_process(clock), folder=folder)
+
+
+class Pulse(Protocol):
+    """Hears whether a database was written to."""
+
+    def beat(self) -> Beat | None:
+        """Another value than before once anything was written; None while there is none, or it cannot be looked at."""
+        ...
+
+    def close(self) -> None:
+        """Give the connection back."""
+        ...
+
+
+def pulse_of(url: str) -> Pulse:
+    """Of the database at an address. Raises UsageError for one that is none."""
+    return PostgresPulse(url) if is_postgres(url) else FilePulse(database_path(url))
+
+
+def home_of(url: str) -> Path | None:
+    """The file of a database, absolute; of one on a server the name that its files on this machine begin with; None in memory.
+    Raises UsageError for an address that is none."""
+    if is_memory(url):
+        return None
+    return place(url) if is_postgres(url) else database_path(url).absolute()
+
+
+def exists(url: str) -> bool:
+    """Whether there is a database to read from. Raises UsageError, StorageFailed."""
+    if is_postgres(url):
+        return schema_of(url).state is not SchemaState.MISSING
+    return is_memory(url) or database_path(url).exists()
 
 
 def schema_of(url: str) -> SchemaStatus:

@@ -25,10 +25,11 @@ _SAID = 2000
 class Actions:
     """Resumes and stops runs of one database."""
 
-    def __init__(self, database: Path, *, config: str | None, environ: Mapping[str, str]) -> None:
-        self._database, self._environ = database, dict(environ)
+    def __init__(self, home: Path, url: str, *, config: str | None, environ: Mapping[str, str]) -> None:
+        # By the environment, as an address may have a password, which others must not see among the processes
+        self._environ = {**environ, "FLOWLLM_DATABASE_URL": url}
         self._config = () if config is None else ("--config", str(Path(config).absolute()))
-        self._folder = database.with_name(f"{database.name}.output")
+        self._folder = home.with_name(f"{home.name}.output")
         self._waiting: set[asyncio.Task[int]] = set()
 
     async def resume(self, run: RunRecord, *, retry_failed: bool) -> Path:
@@ -39,7 +40,7 @@ class Actions:
             raise RunOwned(f"run {run.run_id} goes on already", hint="stop it first")
         log = self._log(run.run_id)
         began = log.stat().st_size if log.exists() else 0
-        words = ["resume", run.run_id, "--db", str(self._database), *self._config]
+        words = ["resume", run.run_id, *self._config]
         process = await asyncio.to_thread(
             self._start, [*words, *(["--retry-failed"] if retry_failed else [])], log, _folder_of(run)
         )
@@ -58,7 +59,7 @@ class Actions:
 
     def _start(self, words: Sequence[str], log: Path, folder: Path | None) -> subprocess.Popen[bytes]:
         """Not by asyncio, which kills its processes when its loop is given up."""
-        self._folder.mkdir(mode=0o700, exist_ok=True)
+        self._folder.mkdir(mode=0o700, exist_ok=True, parents=True)
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             return subprocess.Popen(  # noqa: S603 - flowllm itself

@@ -14,7 +14,17 @@ from flowllm.core.clock import Clock
 from flowllm.core.errors import DatabaseTooNew, FlowLLMError, UsageError
 from flowllm.core.tasks import start_task
 from flowllm.storage.base import Store
-from flowllm.storage.open import Beat, Pulse, SchemaState, database_path, is_memory, open_store, schema_of
+from flowllm.storage.open import (
+    Beat,
+    SchemaState,
+    home_of,
+    is_memory,
+    is_postgres,
+    name_of,
+    open_store,
+    pulse_of,
+    schema_of,
+)
 
 POLL: Final = 0.25
 """Seconds between looks, while somebody listens."""
@@ -30,14 +40,17 @@ class Database:
             raise UsageError(
                 "a database in memory is of one process: there is nothing to show", hint="name a file with --db"
             )
-        self.path = database_path(url).absolute()
-        usual = database_path(DEFAULT_DATABASE).absolute()
-        self.option = "" if self.path == usual else f" --db {quote(str(self.path))}"
+        home = home_of(url)
+        assert home is not None  # noqa: S101 - as it is none in memory
+        self.home = home
+        """Its file; of one on a server, the name that its files on this machine begin with."""
+        self.url = url if is_postgres(url) else str(home)
+        self.name = name_of(self.url)
+        self.option = "" if home == home_of(DEFAULT_DATABASE) else f" --db {quote(self.name)}"
         """What a command line needs besides, to find it from where the page was started."""
         self.missing = False
-        self._url = str(self.path)
         self._clock = clock
-        self._pulse = Pulse(self.path)
+        self._pulse = pulse_of(self.url)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="flowllm-pulse")
         self._opening = asyncio.Lock()
         self._store: Store | None = None
@@ -65,7 +78,7 @@ class Database:
 
     def _is_stale(self, beat: Beat | None) -> bool:
         if self._store is None or beat is None or self._seen is None:
-            return self._store is None or beat != self._seen or (beat is None and self.path.exists())
+            return self._store is None or beat != self._seen or (beat is None and self.home.exists())
         return beat[0] != self._seen[0]
 
     async def _open_again(self) -> None:
@@ -73,11 +86,11 @@ class Database:
         if former is not None:
             await former.close()
         try:
-            state = (await asyncio.to_thread(schema_of, self._url)).state
+            state = (await asyncio.to_thread(schema_of, self.url)).state
             self.missing = state is SchemaState.MISSING
             if problem := _PROBLEMS.get(state):
-                raise problem(self._url)
-            self._store = await open_store(_MEMORY if self.missing else self._url, clock=self._clock)
+                raise problem(self.name)
+            self._store = await open_store(_MEMORY if self.missing else self.url, clock=self._clock)
         except FlowLLMError as error:
             self._problem = error
 

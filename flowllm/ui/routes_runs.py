@@ -68,7 +68,7 @@ async def _list(request: Request, found: Sequence[RunRecord], limit: int) -> dic
         "more": len(found) == limit,
         "workflows": await store.workflows(),
         "tags": await store.tags(),
-        "database": {"path": str(database.path), "missing": database.missing},
+        "database": {"path": database.name, "missing": database.missing},
     }
 
 

@@ -6,37 +6,34 @@ from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from flowllm.core.errors import DatabaseCorrupt, StoreError, UsageError
+from flowllm.storage.address import dsn, place, shown
 from flowllm.storage.folders import make_folder
 from flowllm.storage.postgres import faults
-from flowllm.storage.postgres.address import digest, dsn, shown
 from flowllm.storage.postgres.connection import CONNECT_TIMEOUT, PostgresConnection
 
 if TYPE_CHECKING:
     import asyncpg
 
-FOLDER: Final = Path(".flowllm")
-"""In the working directory: where files of this machine are kept, as those of a database file are."""
-
 
 class PostgresEngine:
     """The database at an address, which exists and is up to date."""
 
-    def __init__(self, url: str, folder: Path | None = None) -> None:
+    def __init__(self, url: str, home: Path | None = None) -> None:
         """Raises UsageError for an address that is none, or where the driver is not installed."""
         self._dsn = dsn(url)
         self._several = "," in self._dsn.partition("?")[0]
         self.name = shown(url)
-        self.home = (folder or FOLDER.absolute()) / f"postgresql-{digest(url)}"
+        self.home = home or place(url)
         self._plain = False
         """A pooler was met that could not be seen."""
         self._unheard: str | None = None
         self._driver = driver()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return PostgresEngine, (self._dsn, self.home.parent)
+        return PostgresEngine, (self._dsn, self.home)
 
     @cached_property
     def errors(self) -> tuple[type[BaseException], ...]:
@@ -70,13 +67,19 @@ class PostgresEngine:
 
     async def connect(self) -> asyncpg.Connection[Any]:
         """The driver's connection. Raises `errors`."""
-        found: asyncpg.Connection[Any] = await self._driver.connect(
-            self._dsn,
-            timeout=CONNECT_TIMEOUT,
-            statement_cache_size=0,
-            target_session_attrs="read-write" if self._several else None,
-            server_settings={"application_name": "flowllm"},
-        )
+        try:
+            found: asyncpg.Connection[Any] = await self._driver.connect(
+                self._dsn,
+                timeout=CONNECT_TIMEOUT,
+                statement_cache_size=0,
+                target_session_attrs="read-write" if self._several else None,
+                server_settings={"application_name": "flowllm"},
+            )
+        except (ValueError, self._driver.ClientConfigurationError) as error:
+            raise UsageError(
+                f"The address {self.name} cannot be used: {str(error).partition(':')[0]}.",
+                hint="Its options are those of libpq: sslmode, host, target_session_attrs and so on.",
+            ) from None
         return found
 
     def watch(self) -> Others:
@@ -123,7 +126,7 @@ class PostgresEngine:
 
     def compact(self) -> int | None:
         """The server does that by itself."""
-        return None
+        return 0
 
 
 class Others:

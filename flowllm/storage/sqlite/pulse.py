@@ -8,8 +8,9 @@ from pathlib import Path
 from flowllm.storage.sqlite.connection import connect, reading_mode
 from flowllm.storage.sqlite.watch import identity
 
-Beat = tuple[tuple[int, int, int], int]
-"""Which file it is and with which schema, and SQLite's count of what others have written to it (PRAGMA data_version)."""
+Beat = tuple[tuple[object, ...], object]
+"""Which database it is and with which schema, and what changes with whatever is written to it: of SQLite its own count of
+what others have written (PRAGMA data_version)."""
 
 _ASKED = ("schema_version", "data_version")
 

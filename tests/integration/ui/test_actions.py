@@ -43,7 +43,7 @@ async def test_a_run_is_stopped_and_resumed_from_the_page(tmp_path: Path) -> Non
     project = Project(tmp_path)
     project.flow(**FLOW)
     process = project.start("run", "flow.yaml", "--grace", "0s", "--quiet", anew=True)
-    actions = Actions(project.database, config=None, environ=project.environ)
+    actions = Actions(project.database, str(project.database), config=None, environ=project.environ)
     with killed_at_exit(process):
         await asyncio.to_thread(until, project.run_ids, of=process)
         run_id = project.run_ids()[0]
@@ -63,7 +63,9 @@ async def test_a_run_is_stopped_and_resumed_from_the_page(tmp_path: Path) -> Non
             assert (await page.post(f"/api/runs/{run_id}/stop")).status == 200
             await is_so(page, run_id, "interrupted")
             assert Path(started["output"]).stat().st_mode & 0o777 == 0o600
-            broken = Actions(project.database, config=str(tmp_path / "nowhere.yaml"), environ=project.environ)
+            broken = Actions(
+                project.database, str(project.database), config=str(tmp_path / "nowhere.yaml"), environ=project.environ
+            )
             page.app.state.actions = broken
             answer = await page.post(f"/api/runs/{run_id}/retry")
             assert (answer.status, "nowhere.yaml" in answer.json["hint"]) == (400, True)

@@ -1,9 +1,10 @@
-"""The address of a PostgreSQL database."""
+"""Addresses of databases, as far as they are of a PostgreSQL server, and how people are shown them."""
 
 from __future__ import annotations
 
 import hashlib
 import re
+from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -11,6 +12,8 @@ from flowllm.core.errors import UsageError
 from flowllm.core.redact import without_passwords
 
 SCHEMES: Final = ("postgresql", "postgres", "postgresql+asyncpg")
+FOLDER: Final = Path(".flowllm")
+"""In the working directory: where files of this machine are kept, as those of a database file are."""
 _SECRET: Final = re.compile(r"(?:^|&)(?:password|sslpassword)=[^&]*")
 
 
@@ -28,6 +31,13 @@ def dsn(url: str) -> str:
         raise _wrong(url, f"{error}") from error
     if not unquote(parts.path.removeprefix("/")) and "dbname=" not in parts.query and "database=" not in parts.query:
         raise _wrong(url, "it names no database")
+    for host in parts.netloc.rpartition("@")[2].split(","):
+        port = host.rpartition("]")[2].partition(":")[2]
+        if port and not port.isdigit():
+            raise UsageError(
+                "The address of the PostgreSQL database cannot be read: its port is no number.",
+                hint="In a password write %40 for @, %2F for /, %3A for : and %23 for #.",
+            )
     return f"postgresql://{rest}"
 
 
@@ -39,7 +49,17 @@ def shown(url: str) -> str:
     return urlunsplit(("postgresql", f"{user.partition(':')[0]}{at}{hosts}", parts.path, query, ""))
 
 
-def digest(url: str) -> str:
+def name_of(url: str) -> str:
+    """The address of any database as people are shown it: without passwords."""
+    return shown(url) if is_postgres(url) else url
+
+
+def place(url: str) -> Path:
+    """Absolute: files of this machine that belong to the database have this name with something behind."""
+    return (FOLDER / f"postgresql-{_digest(url)}").absolute()
+
+
+def _digest(url: str) -> str:
     """What tells one database from others: hosts and name, whoever opens it."""
     parts = urlsplit(shown(url))
     where = f"{parts.netloc.rpartition('@')[2]}{parts.path}?{parts.query}"
