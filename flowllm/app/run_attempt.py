@@ -169,6 +169,8 @@ class RunAttempt:
             context = await self._context(kinds)
             return await self._execute_run(context, token)
 
+        unheard = self._store.listen(self._notice)
+        stop.listen(self, self._store.hurry)
         try:
             # From here on the run is put on record, however early its caller goes
             return await to_the_end(execute(), abort=token.cancel)
@@ -178,6 +180,8 @@ class RunAttempt:
                 await cluster.close()
             self._limiter.withdraw(self._run.run_id)
             stop.forget(token)
+            stop.forget(self)
+            unheard()
             self._emit.close()
 
     def _cluster(self) -> Cluster | None:

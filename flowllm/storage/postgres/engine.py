@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 class PostgresEngine:
     """The database at an address, which exists and is up to date."""
 
+    is_file = False
+
     def __init__(self, url: str, home: Path | None = None) -> None:
         """Raises UsageError for an address that is none, or where the driver is not installed."""
         self._dsn = dsn(url)

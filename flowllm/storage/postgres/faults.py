@@ -90,8 +90,11 @@ def explain(error: BaseException, name: str) -> Exception:
 
 
 def _is_closed(error: BaseException) -> bool:
-    """The driver's own word on a connection that is no longer there."""
-    return type(error).__name__ in {"InterfaceError", "ConnectionDoesNotExistError"} and "closed" in str(error)
+    """The driver's own word on a connection that is no longer there, or was lost in the middle of something."""
+    name = type(error).__name__
+    return name == "InternalClientError" or (
+        name == "InterfaceError" and ("closed" in str(error) or "progress" in str(error))
+    )
 
 
 def _is_unsendable(error: BaseException) -> bool:

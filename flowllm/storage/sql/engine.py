@@ -140,6 +140,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def is_file(self) -> bool:
+        """Whether it is a file, which somebody may remove or replace while it is open."""
+        ...
+
+    @property
     def errors(self) -> tuple[type[BaseException], ...]:
         """What its connections raise."""
         ...

@@ -14,6 +14,7 @@ from flowllm.core.errors import StoreError
 from flowllm.core.types import Json, NodeId, NodeStatus, RunId, item_id
 from flowllm.storage.base import NodeRecord
 from flowllm.storage.sql.engine import Connection, Engine
+from flowllm.storage.sql.patience import BRIEFLY, Patience
 from flowllm.storage.sql.reader import ITEMS_OF
 from flowllm.storage.sql.records import has_its_output, is_whole, node_of
 from flowllm.storage.sql.rows import NodeRow, from_json, to_text
@@ -120,7 +121,7 @@ class _Database:
     def _connected(self) -> Iterator[Connection]:
         """Raises StoreError in place of what the engine raises."""
         try:
-            with closing(self._engine.reader()) as opened:
+            with closing(Patience(self._engine).reads(self._engine.reader, BRIEFLY)) as opened:
                 yield opened
         except self._engine.errors as error:
             raise self._lost() or self._engine.gone() or self._engine.explain(error) from error

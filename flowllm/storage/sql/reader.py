@@ -21,6 +21,7 @@ from flowllm.storage.monitoring import Gauge, Learned, MemoStats, SuspensionReco
 from flowllm.storage.sql import run_queries
 from flowllm.storage.sql.engine import Connection, Engine
 from flowllm.storage.sql.faults import ambiguous, run_not_found
+from flowllm.storage.sql.patience import BRIEFLY, Patience
 from flowllm.storage.sql.records import attempt_of, damaged, is_whole, node_of, spend_of, wait_of
 from flowllm.storage.sql.rows import (
     GAUGE_FIELDS,
@@ -97,9 +98,10 @@ class Reader:
     """The verbs of `Store` that read one database, and what the others need to read. Every read sees what was committed
     before it began."""
 
-    def __init__(self, engine: Engine, *, lost: Callable[[], StoreError | None]) -> None:
+    def __init__(self, engine: Engine, *, patience: Patience, lost: Callable[[], StoreError | None]) -> None:
         """`lost` tells, perhaps after a while, what became of the database if it is no longer the one that was opened."""
         self._engine = engine
+        self._patience = patience
         self._machine = Machine()
         self._lost = lost
         self._threads = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="flowllm-reader")
@@ -347,16 +349,30 @@ class Reader:
     async def _in_thread(self, read: Callable[[], Any]) -> Any:
         """What it gives; a caller that is cancelled leaves it to its end. Raises what `Engine.explain` gives."""
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, read)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, self._patiently, read)
         except self._engine.errors as error:
             raise await asyncio.to_thread(self._lost) or self._engine.explain(error) from error
+
+    def _patiently(self, read: Callable[[], Any]) -> Any:
+        return self._patience.reads(read, self._longest())
+
+    def _longest(self) -> float:
+        """Seconds that a database is waited for which is away."""
+        return BRIEFLY
 
     def _fetch(self, query: str, values: Mapping[str, Any], columns: tuple[int, ...] | None = None) -> Rows:
         connection = getattr(self._of_thread, "connection", None)
         if connection is None:
             connection = self._of_thread.connection = self._engine.reader()
             self._connections.append(connection)
-        return connection.fetch(query, values) if columns is None else read(connection, query, values, columns)
+        try:
+            return connection.fetch(query, values) if columns is None else read(connection, query, values, columns)
+        except self._engine.errors as error:
+            if self._engine.passes(error):
+                self._of_thread.connection = None
+                self._connections.remove(connection)
+                connection.close()
+            raise
 
 
 def _waits(text: str) -> dict[str, dict[str, int]]:

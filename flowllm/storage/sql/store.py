@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -32,6 +33,7 @@ from flowllm.storage.sql.following import FollowingReader
 from flowllm.storage.sql.outputs import ChosenOutputs, StoredOutputs, StoredResults
 from flowllm.storage.sql.pairs import ComparingReader
 from flowllm.storage.sql.past import PastReader
+from flowllm.storage.sql.patience import BRIEFLY, LONGEST
 from flowllm.storage.sql.presence import Presence
 from flowllm.storage.sql.records import memo_of, node_of
 from flowllm.storage.sql.rows import (
@@ -77,14 +79,38 @@ class SqlStore(BrowsingReader, ComparingReader, FollowingReader, PastReader, Tim
         """`folder`, the temporary one that the database is in, is removed as the store is closed."""
         self._owner = owner
         self._writer = Writer(engine, failpoints=failpoints)
-        super().__init__(engine, lost=self._writer.loss)
+        super().__init__(engine, patience=self._writer.patience, lost=self._writer.loss)
         self.path = engine.home
         self._folder = folder
+        self._listeners: dict[Callable[[str], object], None] = {}
         self._numbers = item_matching.Numbers()
         self._others_now: list[RunId] = []
         self._others_until = 0.0
         self._thinned = 0.0
         """Up to when gauges were thinned out, wall clock seconds."""
+
+    # a database that is away
+
+    def hurry(self) -> None:
+        self._patience.hurry()
+
+    def listen(self, told: Callable[[str], object]) -> Callable[[], None]:
+        loop, listeners = asyncio.get_running_loop(), self._listeners
+
+        def tell(text: str) -> None:
+            for one in list(listeners):
+                one(text)
+
+        def telling(text: str) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody hears it any more
+                loop.call_soon_threadsafe(tell, text)
+
+        listeners[told] = None
+        self._patience.told = telling
+        return lambda: listeners.pop(told, None)
+
+    def _longest(self) -> float:
+        return LONGEST if self.presence.number is not None else BRIEFLY
 
     # runs
 

@@ -59,13 +59,10 @@ class Writer:
     Opens the database at the first one.
     """
 
-    def __init__(
-        self, engine: Engine, *, failpoints: Failpoints | None = None, told: Callable[[str], object] | None = None
-    ) -> None:
-        """`told` hears, in the writer's thread, that the database is waited for."""
+    def __init__(self, engine: Engine, *, failpoints: Failpoints | None = None) -> None:
         self.presence = Presence()
         self._engine = engine
-        self._patience = Patience(engine, told)
+        self.patience = Patience(engine)
         self._failpoints = failpoints or Failpoints()
         self._queue: queue.SimpleQueue[list[Job] | None] = queue.SimpleQueue()
         self._riders: deque[Unit] = deque(maxlen=RIDERS)
@@ -125,21 +122,17 @@ class Writer:
         """What became of the database if it is no longer the one that was opened: what is read of it now is another's.
         Waits for the writer's look at it, for any thread but the writer's own."""
         thread, looked = self._thread, threading.Event()
-        if thread is not None and self._lost is None:
+        if thread is not None and self._lost is None and self._engine.is_file:
             self._asked.append(looked)
             self._queue.put([])
             while not looked.wait(0.1) and thread.is_alive():
                 pass
         return None if self._lost is None else self._lost.error()
 
-    def hurry(self) -> None:
-        """Wait for the database no longer than a moment, but use the spill. From any thread."""
-        self._patience.hurry()
-
     async def close(self) -> None:
         """Write what is queued, then give back the connection. May be called twice."""
         self._closed = True
-        self.hurry()
+        self.patience.hurry()
         self._hand_over()
         thread, self._thread = self._thread, None
         if thread is not None:
@@ -319,7 +312,7 @@ class Writer:
 
     def _attempt(self, jobs: Sequence[Job], *, after_results: bool = True) -> Exception | None:
         """`_try` until it has gone through, or there is no use in waiting."""
-        return self._patience.outlasts(lambda again: self._try(jobs, after_results, again=again))
+        return self.patience.outlasts(lambda again: self._try(jobs, after_results, again=again))
 
     def _try(self, jobs: Sequence[Job], after_results: bool, *, again: bool) -> Exception | None:
         """One transaction for all jobs, and for the results that could not be written before; the error if it failed

@@ -32,6 +32,11 @@ class SqliteEngine:
     """The same, absolute, since a step may change the working directory."""
 
     @property
+    def is_file(self) -> bool:
+        """Yes."""
+        return True
+
+    @property
     def name(self) -> str:
         """The path as it was given."""
         return str(self.path)
