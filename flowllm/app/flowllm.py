@@ -5,21 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeAlias
 
 from flowllm.app.dataset_run import absolute_paths, open_again, open_files
-from flowllm.app.prepare import PreparedRun, chosen_steps, new_run, plan_run, prepare_run, step_of, with_budget
-from flowllm.app.result import RunResult, figures_of, status_named
+from flowllm.app.prepare import PreparedRun, chosen_steps, new_run, plan_run, prepare_run, with_budget
+from flowllm.app.recorded import RecordedRuns
+from flowllm.app.result import RunResult
 from flowllm.app.resume import edited, give_back, inputs_again, mended_items, run_to_resume, unmasked
-from flowllm.app.run_attempt import RunAttempt, SharedServices
+from flowllm.app.run_attempt import RunAttempt, SharedServices, complain
 from flowllm.app.settings import check_arguments, load_settings, overrides, stored_project
-from flowllm.app.started import run_started
 from flowllm.app.telemetry import RunTelemetry
 from flowllm.app.wiring import AUTO, SIMULATED, Providers
+from flowllm.app.worker import Worker, pool_of
+from flowllm.app.worker_pool import WorkerPool
 from flowllm.calls.batch import Batches
 from flowllm.calls.executor import CallExecutor
 from flowllm.calls.response_cache import ResponseCache
@@ -27,12 +28,10 @@ from flowllm.calls.single_flight import InFlightCalls
 from flowllm.core.cancel import StopSignal
 from flowllm.core.clock import Clock, SystemClock
 from flowllm.core.errors import UsageError
-from flowllm.core.events import RunStarted
 from flowllm.core.tasks import run_loop, start_task, to_the_end
-from flowllm.core.types import ROW, Json, NodeId, RunId, RunStatus, StepId, StepKind
+from flowllm.core.types import ROW, Json, NodeId, RunStatus
 from flowllm.datasets.file_writes import FileRegistry
-from flowllm.datasets.spool import forget_spool, spool_path
-from flowllm.explain.why import Why, explain
+from flowllm.datasets.spool import spool_path
 from flowllm.language.files import SnapshotFiles
 from flowllm.language.inputs import resolve_inputs
 from flowllm.language.overrides import Overrides
@@ -44,9 +43,8 @@ from flowllm.reporting.base import Observer
 from flowllm.runtime.options import RunOptions
 from flowllm.steps.loading import load_workflow
 from flowllm.steps.python.guards import refuse_within_step
-from flowllm.storage.base import NodeRecord, RunLease, RunRecord, Store
+from flowllm.storage.base import RunLease, RunRecord, Store
 from flowllm.storage.open import home_of, open_store, this_process
-from flowllm.views.nodes import MOST_ITEMS, all_nodes, counted, whole_nodes
 
 if TYPE_CHECKING:
     from flowllm.app.planning import ShowPrompts
@@ -56,7 +54,7 @@ WorkflowSource: TypeAlias = str | Path | Mapping[str, Json] | Workflow
 """The path of a workflow's file, its text (with a line break), a mapping, or one that was loaded."""
 
 
-class FlowLLM:
+class FlowLLM(RecordedRuns):
     """Opens a database and runs workflows in it.
 
     async with FlowLLM() as app:
@@ -137,11 +135,13 @@ class FlowLLM:
         observers: Sequence[Observer] = (),
         stop: StopSignal | None = None,
         claims: FileRegistry | None = None,
+        workers: int | WorkerPool | None = None,
     ) -> RunResult:
         """Run a workflow and give its result, whether it succeeded or not.
 
         `inputs` are typed values; `input_text` are texts that are converted to the inputs' types; `claims` are more files
-        that the run must not write over. Raises InvalidWorkflow, InvalidInputs and other UsageErrors before anything is
+        that the run must not write over; so many `workers`, processes of this machine, execute the rows of `over` and the items of
+        a foreach at the top, with those that join by `flowllm work` (0: those alone). Raises InvalidWorkflow, InvalidInputs and other UsageErrors before anything is
         sent, StoreError if results can no longer be kept. It is refused within a python step, whose run would know
         nothing of it.
         """
@@ -163,10 +163,16 @@ class FlowLLM:
             if rows is not None:
                 await to_the_end(rows.close())
             raise
+        pool, unsplit = pool_of(workers, prepared, self._settings)
         attempt = RunAttempt(
-            prepared, run, self._shared, observers=self._telemetry.with_observer(observers, self.store), rows=rows
+            prepared,
+            run,
+            self._shared,
+            observers=self._telemetry.with_observer(observers, self.store),
+            rows=rows,
+            pool=pool,
         )
-        nodes = await attempt.execute(stop, [*self._take_notices(), *(() if rows is None else rows.notices)])
+        nodes = await attempt.execute(stop, [*self._take_notices(), *unsplit, *(() if rows is None else rows.notices)])
         return await self._result(run.run_id, loaded, nodes=nodes)
 
     async def resume(
@@ -184,13 +190,14 @@ class FlowLLM:
         observers: Sequence[Observer] = (),
         stop: StopSignal | None = None,
         claims: FileRegistry | None = None,
+        workers: int | WorkerPool | None = None,
     ) -> RunResult:
         """Go on with a run: what holds is kept, everything else is carried out.
 
         Without `run_id`, the newest run that has not succeeded, or the newest if all have. `file` takes the workflow as it is on disk now;
         `inputs` and `input_text`, as for `run`, go over what it was given before; `mended` are lines of `flowllm failed`,
         whose items are taken in place of those that failed; `budget` (see RunOptions) is what it may spend in all,
-        `cluster` another one than before.
+        `cluster` another one than before; `workers` as for `run`.
         A run that has succeeded with all its steps is given back as it is. Raises RunNotFound, RunOwned and other UsageErrors.
         """
         refuse_within_step()
@@ -235,6 +242,7 @@ class FlowLLM:
         except BaseException:  # also when it is cancelled
             await to_the_end(give_back(self.store, claiming, run, rows, now=self._clock.now()))
             raise
+        pool, unsplit = pool_of(workers, prepared, self._settings)
         attempt = RunAttempt(
             prepared,
             claimed,
@@ -243,10 +251,35 @@ class FlowLLM:
             rows=rows,
             before=before,
             retry_failed=retry_failed,
+            pool=pool,
         )
         changed = [] if file is not None else edited(run)
-        await attempt.execute(stop, [*self._take_notices(), *changed, *(() if rows is None else rows.notices)])
+        notices = [*self._take_notices(), *unsplit, *changed, *(() if rows is None else rows.notices)]
+        await attempt.execute(stop, notices)
         return await self._result(run.run_id, loaded)
+
+    async def work(
+        self,
+        run_id: str | None = None,
+        *,
+        idle: float | None = None,
+        observers: Callable[[RunRecord], Sequence[Observer]] = lambda _: (),
+        tell: Callable[[str], None] = complain,
+        stop: StopSignal | None = None,
+        started: bool = False,
+    ) -> None:
+        """Be a worker: execute items of runs that other processes of this database have, or of that one alone, until told to
+        stop, or nothing was to be done for `idle` seconds; for one run until it is over. `observers` of each run that is joined;
+        `tell` hears of runs that need what this process lacks; `started`: by the run itself, beside it. Raises UsageError where
+        that one run needs what this process lacks."""
+        worker = Worker(self.store, self._clock, self._join, observers=observers, tell=tell, started=started)
+        await worker.work(run_id, idle=idle, stop=stop or StopSignal())
+
+    def _join(self, run: RunRecord) -> tuple[PreparedRun, SharedServices]:
+        options = RunOptions.of(run.options)
+        run = unmasked(run)
+        project = stored_project(options, run.snapshot)
+        return self._prepare(self._stored(run, options), options, run.inputs, project, None, before=run), self._shared
 
     async def forecast(
         self,
@@ -270,67 +303,6 @@ class FlowLLM:
         prepared = plan_run(loaded, options, given, self._providers(loaded, options, self._settings.project))
         run = new_run(prepared, tenant="", owner=this_process(self._clock), now=self._clock.now())
         return await plan(prepared, replace(run, inputs=given), self._shared, show)
-
-    async def why(self, run_id: str, step: str) -> Why:
-        """Why a step of a run was carried out, or was not. Raises RunNotFound, and UsageError for the step."""
-        run = await self.store.run(RunId(run_id))
-        found = step_of(self.workflow_of(run), step)
-        edges = () if found is None else tuple(found.edges)
-        return await explain(self.store, run, step, edges, known=found is not None)
-
-    def workflow_of(self, run: RunRecord) -> Workflow:
-        """The workflow as the run has it on record. Raises InvalidWorkflow if this version takes it no more."""
-        return self._stored(run, RunOptions.of(run.options))
-
-    def started(self, run: RunRecord) -> RunStarted:
-        """What the run's last attempt said of itself when it began. Raises InvalidWorkflow as
-        `workflow_of`."""
-        workflow, at = self.workflow_of(run), run.started_at if run.owner is None else run.owner.since
-        steps = chosen_steps(workflow, RunOptions.of(run.options))
-        named = {StepId(name): step for name, step in steps.items()}
-        return run_started(workflow, named, run, at=at)
-
-    async def delete(self, run_ids: Sequence[RunId]) -> int:
-        """Remove runs with their results and what they kept of standard input, never stored answers; how many there
-        were. Raises RunOwned, and removes nothing, if a process has one of them."""
-        return await to_the_end(self._delete(list(dict.fromkeys(run_ids))))
-
-    async def _delete(self, run_ids: Sequence[RunId]) -> int:
-        count = await self.store.delete_runs(run_ids)
-        for run_id in run_ids:
-            forget_spool(spool_path(self._file, run_id))
-        return count
-
-    async def result(self, run_id: str, *, full: bool = False) -> RunResult:
-        """A run as far as it has come; `full`: with all items of its foreaches, not only 1,000 of each. Raises
-        RunNotFound."""
-        run = await self.store.run(RunId(run_id))
-        return await self._result(run.run_id, self._stored(run, RunOptions.of(run.options)), full=full)
-
-    async def runs(
-        self,
-        *,
-        limit: int = 50,
-        workflow: str | None = None,
-        status: RunStatus | str | None = None,
-        since: datetime | None = None,
-        tag: str | None = None,
-    ) -> list[RunResult]:
-        """The newest runs on record of which all that is given holds, the newest first: as `result` gives each, but without
-        outputs of items (see `RunResult.rows`) and without steps that are not on record. `since`: started then or later. Raises
-        UsageError for a status that there is not."""
-        found = await self.store.runs(
-            limit=limit,
-            workflow=workflow,
-            status=None if status is None else status_named(RunStatus, status),
-            since=None if since is None else since.timestamp(),
-            tag=tag,
-        )
-        return [await self._listed(run) for run in found]
-
-    async def _listed(self, run: RunRecord) -> RunResult:
-        nodes = all_nodes(run, await whole_nodes(self.store, run, 0), {})
-        return RunResult.of(replace(run, stats=figures_of(run)), nodes, self.store.results(run.run_id))
 
     # parts
 
@@ -401,21 +373,6 @@ class FlowLLM:
             path=prepared.workflow.path,
             options=prepared.options.as_dict(),
             inputs=prepared.providers.redactor.value(dict(run.inputs)),
-        )
-
-    async def _result(
-        self, run_id: RunId, workflow: Workflow, *, full: bool = False, nodes: Sequence[NodeRecord] | None = None
-    ) -> RunResult:
-        """`nodes` are those at the top, where they are at hand."""
-        run = await self.store.run(run_id)
-        if nodes is None:
-            nodes = await whole_nodes(self.store, run, None if full else MOST_ITEMS)
-        kinds: dict[str, StepKind] = {step.id: step.kind for step in workflow.steps.values()}
-        if run.options.get("over") is not None:
-            kinds = {ROW: StepKind.WORKFLOW}
-        run = replace(run, stats=figures_of(run))
-        return RunResult.of(
-            run, await counted(self.store, all_nodes(run, nodes, kinds)), self.store.results(run.run_id)
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
 from pathlib import Path
 
 from flowllm.app.dataset_run import RowFiles, over_of
@@ -13,6 +13,7 @@ from flowllm.app.prepare import PreparedRun, every_step, kinds_of
 from flowllm.app.result import COUNTED, LAST_ATTEMPT
 from flowllm.app.started import run_started
 from flowllm.app.wiring import allow_local, cluster_of, step_kinds
+from flowllm.app.worker_pool import PoolEvents, WorkerPool
 from flowllm.calls.budget import RunBudget
 from flowllm.calls.single_flight import InFlightCalls
 from flowllm.cluster.base import Cluster
@@ -33,6 +34,7 @@ from flowllm.limits.limiter import Limiter
 from flowllm.limits.scope import MINUTE
 from flowllm.reporting.base import AccountState, Closable, Observer, Watching
 from flowllm.reporting.stats import Stats
+from flowllm.runtime.coordinator import Coordinator
 from flowllm.runtime.execute import AttemptOutcome, DatasetRun, execute_node, execute_run
 from flowllm.runtime.foreach_state import DEFAULT_WINDOW, MOST_OPEN_ITEMS, OpenItemLimit
 from flowllm.runtime.graph_state import CompiledGraph
@@ -128,8 +130,10 @@ class RunAttempt:
         rows: RowFiles | None = None,
         before: Sequence[NodeRecord] = (),
         retry_failed: bool = False,
+        pool: WorkerPool | None = None,
     ) -> None:
-        """`rows` are the files of `--over`; `before` is what earlier attempts left of the nodes at the top."""
+        """`rows` are the files of `--over`; `before` is what earlier attempts left of the nodes at the top; `pool` starts
+        the run's workers."""
         self._prepared = prepared
         self._workflow = prepared.workflow
         self._options = prepared.options
@@ -142,6 +146,7 @@ class RunAttempt:
         self._rows = rows
         self._before = before
         self._retry_failed = retry_failed
+        self._pool = pool
         self._stats = Stats()
         self._files = descriptors.left()
         self._resumed = run.epoch > 1
@@ -208,24 +213,30 @@ class RunAttempt:
             saver=Saver(claims=self._prepared.files),
             spool=spool_path(self._shared.database, self._run.run_id),
         )
-        limits = self._workflow.limits
         return RunContext(
             self._run,
             services,
             execute_node,
             options=self._options,
             open_items=OpenItemLimit(min(MOST_OPEN_ITEMS, self._files), window=self._window),
-            stop_at_error_rate=None if limits is None else limits.stop_at_error_rate,
+            stop_at_error_rate=self._stops_at_error_rate(),
             retry_failed=self._retry_failed,
         )
 
+    def _stops_at_error_rate(self) -> float | None:
+        limits = self._workflow.limits
+        return None if limits is None else limits.stop_at_error_rate
+
+    def _graph(self) -> CompiledGraph:
+        return CompiledGraph(self._workflow, {StepId(name): step for name, step in self._prepared.steps.items()})
+
     async def _execute_run(self, context: RunContext, token: CancelToken) -> Sequence[NodeRecord] | None:
         began = self._clock.monotonic()
-        graph = CompiledGraph(self._workflow, {StepId(name): step for name, step in self._prepared.steps.items()})
         earlier = {node.node_id: node for node in self._before}
         watching = start_task(self._watch(context))
         try:
-            ending = await execute_run(context, graph, token, before=earlier, dataset=self._over())
+            async with self._workers(context):
+                ending = await execute_run(context, self._graph(), token, before=earlier, dataset=self._over())
         finally:
             watching.cancel()
         with contextlib.suppress(StoreError):  # the run's own end comes first
@@ -260,9 +271,13 @@ class RunAttempt:
                 )
         return {name: states[account] for name, account in named.items() if account in states}
 
+    @property
+    def _process(self) -> str:
+        """As gauges name it."""
+        return "" if self._run.owner is None else self._run.owner.process
+
     def _gauges(self) -> list[Gauge]:
-        gauges, owner, now = self._limiter.gauges(), self._run.owner, self._clock.now()
-        process = "" if owner is None else owner.process
+        gauges, now, process = self._limiter.gauges(), self._clock.now(), self._process
         return [
             Gauge(
                 process=process,
@@ -309,6 +324,30 @@ class RunAttempt:
         slots = {account: limiter.slots(account) for account in accounts}
         found = (max(2 * most, min(GROUPED * most, limiter.ahead(account))) for account, most in slots.items())
         return max(DEFAULT_WINDOW, sum(found))
+
+    @contextlib.asynccontextmanager
+    async def _workers(self, context: RunContext) -> AsyncIterator[None]:
+        """Within it the run has its workers, where it is to have any."""
+        pool, run = self._pool, self._run
+        if pool is None:
+            yield
+            return
+
+        def figures(counted: Mapping[str, Json]) -> None:
+            self._stats.add(counted["stats"])
+            context.counted_elsewhere(counted["failures"])
+
+        def tell(message: str) -> None:
+            self._emit(Notice(run_id=run.run_id, at=self._clock.now(), message=message))
+
+        coordinator = context.coordinator = Coordinator(context, workers=pool.size, figures=figures)
+        await coordinator.begin()
+        await pool.start(run.run_id, PoolEvents(tell=tell, gone=coordinator.gone, lost=context.end_early))
+        try:
+            yield
+        finally:
+            await pool.close(cancel=context.token.cancelled)
+            await coordinator.end()
 
     def _over(self) -> DatasetRun | None:
         if self._rows is None:

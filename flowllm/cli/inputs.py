@@ -187,6 +187,13 @@ cluster_option = click.option(
     callback=_cluster,
     help="Where steps with `resources` run: `ray` on this machine, or a Ray cluster.",
 )
+workers_option = click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Start so many workers here, which execute the rows of --over and the items of a foreach at the top of the graph; "
+    "others may join with `flowllm work`. 0: those alone.",
+)
 _WHAT = (
     click.option("--provider", metavar="NAME", help="The default provider; `simulated` replaces all."),
     click.option("--model", metavar="NAME", help="The default model."),

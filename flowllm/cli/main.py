@@ -15,6 +15,7 @@ from flowllm.cli.process import end_imports, finish_process
 
 COMMANDS = {
     "run": ("run", "Run a workflow."),
+    "work": ("work", "Be a worker: execute items of runs of other processes."),
     "watch": ("watch", "Watch a run that goes on in another process."),
     "resume": ("run", "Go on with a run that has not succeeded."),
     "plan": ("plan", "Show what a run would do and cost; sends nothing."),

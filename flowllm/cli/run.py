@@ -25,6 +25,7 @@ from flowllm.cli.inputs import (
     mended_lines,
     run_options,
     until_option,
+    workers_option,
 )
 from flowllm.cli.options import Location, collected, debugging, json_option, location_options
 from flowllm.cli.output import (
@@ -96,9 +97,12 @@ shown_options = collected(
 @click.argument("file")
 @input_options
 @run_options
+@workers_option
 @shown_options
 @location_options
-def run(*, file: str, given: GivenInputs, options: RunOptions, shown: Shown, location: Location) -> int:
+def run(
+    *, file: str, given: GivenInputs, options: RunOptions, workers: int | None, shown: Shown, location: Location
+) -> int:
     """Run the workflow in FILE.
 
     Its outputs go to standard output, progress and the summary to standard error.
@@ -115,7 +119,14 @@ def run(*, file: str, given: GivenInputs, options: RunOptions, shown: Shown, loc
 
     async def start(app: FlowLLM, observers: Sequence[Observer], stop: StopSignal) -> RunResult:
         return await app.run(
-            file, inputs=inputs, input_text=texts, options=options, observers=observers, stop=stop, claims=claims
+            file,
+            inputs=inputs,
+            input_text=texts,
+            options=options,
+            observers=observers,
+            stop=stop,
+            claims=claims,
+            workers=workers,
         )
 
     return asyncio.run(_execute(location, shown, start, grace=options.grace))
@@ -134,6 +145,7 @@ def run(*, file: str, given: GivenInputs, options: RunOptions, shown: Shown, loc
 @until_option
 @budget_option
 @cluster_option
+@workers_option
 @shown_options
 @location_options
 def resume(
@@ -146,6 +158,7 @@ def resume(
     until: str | None,
     budget: dict[str, float] | None,
     cluster: str | None,
+    workers: int | None,
     shown: Shown,
     location: Location,
 ) -> int:
@@ -176,6 +189,7 @@ def resume(
             observers=observers,
             stop=stop,
             claims=claims,
+            workers=workers,
         )
 
     return asyncio.run(_execute(location, shown, start))

@@ -7,7 +7,7 @@ among them is one failed attempt.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, TypeVar
 
 from flowllm.core.records import dataclass
@@ -134,6 +134,19 @@ class RunStopped(FlowLLMError):
     def as_dict(self) -> dict[str, Json]:
         """The error as it stands in records and JSON output: type, message, hint."""
         return {"type": type(self).__name__, "message": self.message, "hint": self.hint}
+
+    @classmethod
+    def again(cls, error: Mapping[str, Json], status: RunStatus) -> RunStopped:
+        """The error that `as_dict` gave, in another process."""
+        kinds = {kind.__name__: kind for kind in cls.__subclasses__()}
+        found = RunStopped.__new__(kinds.get(str(error["type"]), cls))
+        FlowLLMError.__init__(found, str(error["message"]), hint=str(error["hint"]))
+        found.status = status
+        return found
+
+
+class WorkersLost(RunStopped):
+    """No worker is left that could go on with a run's items."""
 
 
 class ProviderDown(RunStopped):

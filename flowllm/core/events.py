@@ -117,6 +117,8 @@ class NodeEnded(NodeEvent):
     truncated: bool = False
     model: str = ""
     provider: str = ""
+    elsewhere: bool = False
+    """A worker executed it: its requests are in the figures of that."""
     parent: str = ""
     place: int | None = None
     """As in NodeStarted."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
 from flowllm.core.events import Event, NodeEnded, NodeHedged, NodeRetrying, RequestEnded, RequestJoined, RequestSent
 from flowllm.core.models import ModelTotals, asked_model
 from flowllm.core.money import Spend, rounded
+from flowllm.core.records import fields
 from flowllm.core.types import ABANDONED, NO_USAGE, REQUEST_KINDS, THROTTLED, Json, Usage, add, step_path
 
 Model: TypeAlias = tuple[str, str]
@@ -55,6 +56,20 @@ class QuantileSketch:
         self._total += other._total
         self._least = min(self._least, other._least)
         self._most = max(self._most, other._most)
+
+    def as_json(self) -> Json:
+        """As `of` takes it."""
+        return [[*self._counts.items()], self._least, self._most] if self._total else []
+
+    @classmethod
+    def of(cls, given: Json) -> QuantileSketch:
+        """The sketch that `as_json` gave."""
+        sketch = cls()
+        if given:
+            counts, sketch._least, sketch._most = given
+            sketch._counts = dict(counts)
+            sketch._total = sum(sketch._counts.values())
+        return sketch
 
     def quantile(self, share: float) -> float | None:
         """The value that the given share (0 to 1) of all values does not exceed; None without values."""
@@ -105,6 +120,20 @@ class _Part:
         self.list_prices |= other.list_prices
         self.latency.merge(other.latency)
 
+    def as_json(self) -> Json:
+        spend = {one.name: getattr(self.spend, one.name) for one in fields(Spend)}
+        spend["usage"] = self.spend.usage.as_dict()
+        names = sorted(self.list_prices)
+        return [self.requests, spend, self.failed, self.rate_limited, self.saved, names, self.latency.as_json()]
+
+    @classmethod
+    def of(cls, given: Json) -> _Part:
+        part = cls()
+        part.requests, spend, part.failed, part.rate_limited, part.saved, names, latency = given
+        part.spend = Spend(**{**spend, "usage": Usage(**spend["usage"])})
+        part.list_prices, part.latency = set(names), QuantileSketch.of(latency)
+        return part
+
     def as_dict(self) -> dict[str, Json]:
         spend = self.spend.as_dict()
         return {
@@ -142,6 +171,11 @@ class Stats:
     """Counts requests, tokens, dollars and latencies; memory does not grow with the run."""
 
     def __init__(self) -> None:
+        self._refused: dict[str, Model] = {}
+        """Whom nodes asked that go on without an answer: one that fails names no model."""
+        self._begin()
+
+    def _begin(self) -> None:
         self._requests = {"sent": 0, "cached": 0, "joined": 0, "retried": 0, "rate_limited": 0, "hedged": 0}
         self._cached = {"input_tokens": 0, "cached_input_tokens": 0}
         self._queue = QuantileSketch()
@@ -149,8 +183,32 @@ class Stats:
         """By provider, model and step; all items of a foreach are one, under its name."""
         self._held: defaultdict[Model, _Held] = defaultdict(_Held)
         """By provider and the model that it named in its answer."""
-        self._refused: dict[str, Model] = {}
-        """Whom nodes asked that go on without an answer: one that fails names no model."""
+
+    def take(self) -> dict[str, Json]:
+        """All that was counted, as `add` takes it, which is then forgotten."""
+        counted = {
+            "requests": self._requests,
+            "cached": self._cached,
+            "queue": self._queue.as_json(),
+            "parts": [[*by, part.as_json()] for by, part in self._parts.items()],
+            "held": [[*by, [getattr(held, name) for name in _Held.__slots__]] for by, held in self._held.items()],
+        }
+        self._begin()
+        return counted
+
+    def add(self, counted: Mapping[str, Json]) -> None:
+        """What another process has counted."""
+        for sums, more in ((self._requests, counted["requests"]), (self._cached, counted["cached"])):
+            for name in sums:
+                sums[name] += more[name]
+        self._queue.merge(QuantileSketch.of(counted["queue"]))
+        for provider, model, step, part in counted["parts"]:
+            self._parts[provider, model, step].merge(_Part.of(part))
+        for provider, model, values in counted["held"]:
+            held = _Held()
+            for name, value in zip(_Held.__slots__, values, strict=True):
+                setattr(held, name, value)
+            self._held[provider, model].merge(held)
 
     def handle(self, event: Event) -> None:
         """Count one event."""
@@ -184,8 +242,8 @@ class Stats:
 
     def _node_ended(self, event: NodeEnded) -> None:
         asked = self._refused.pop(event.node_id, None) if self._refused else None
-        if event.reused or event.kind not in REQUEST_KINDS or event.counts is not None:  # items count by themselves
-            return
+        if event.elsewhere or event.reused or event.kind not in REQUEST_KINDS or event.counts is not None:
+            return  # items count by themselves
         if event.cached:
             self._requests["cached"] += 1
             held = self._held[event.provider, event.model]

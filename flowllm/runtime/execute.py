@@ -7,7 +7,8 @@ it starts.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import cast
 
 from flowllm.core.cancel import CallStopped, CancelToken
@@ -78,6 +79,20 @@ async def execute_run(
 
     `before` is what earlier attempts left of the nodes at the top; `stop` is the token of who runs it.
     """
+    scope = GraphScope(token=context.token, fail_fast=context.options.fail_fast)
+    with heeding(context, stop):
+        await _load_woken(context)
+        if dataset is None:
+            outcome = await _execute_graph(context, graph, scope, before)
+        else:
+            outcome = await _execute_dataset(context, graph, scope, before.get(NodeId(ROW)), dataset)
+    await context.idle()
+    return _checked(context, outcome)
+
+
+@contextmanager
+def heeding(context: RunContext, stop: CancelToken) -> Iterator[None]:
+    """Within it the attempt at the run stops with that token, and cancels what is in flight after its grace."""
     grace: list[asyncio.Task[None]] = []
 
     async def cancel_later() -> None:
@@ -95,21 +110,14 @@ async def execute_run(
             )
         )
 
-    context.token.listen(execute_run, lambda: grace.append(start_task(cancel_later())))
+    context.token.listen(heeding, lambda: grace.append(start_task(cancel_later())))
     stop.listen(context, stop_requested, context.tasks.cancel)
-    scope = GraphScope(token=context.token, fail_fast=context.options.fail_fast)
     try:
-        await _load_woken(context)
-        if dataset is None:
-            outcome = await _execute_graph(context, graph, scope, before)
-        else:
-            outcome = await _execute_dataset(context, graph, scope, before.get(NodeId(ROW)), dataset)
+        yield
     finally:
         stop.forget(context)
         for task in grace:
             task.cancel()
-    await context.idle()
-    return _checked(context, outcome)
 
 
 async def _load_woken(context: RunContext) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
 
 from flowllm.core.fingerprint import canonical
 from flowllm.core.fingerprint import digest as digest_of
@@ -66,17 +67,22 @@ class ForeachResults:
 
     def result(self, context: RunContext, state: ForeachState) -> Result:
         """What templates look at, once the foreach is over."""
-        numbers = state.chosen()
+        return self.chosen(context, state.chosen(), state.chosen_outputs)
+
+    def chosen(
+        self, context: RunContext, numbers: Sequence[int] | None, chosen_outputs: Callable[[], list[Json]]
+    ) -> Result:
+        """The same, given the numbers of the items that `accept` chose, None without it, and their outputs."""
         if not self._holds_outputs:
             outputs = None
         elif numbers is None:
             outputs = [self._outputs[index] for index in sorted(self._outputs)]
         else:
-            outputs = state.chosen_outputs()
+            outputs = chosen_outputs()
         rows = [self._rows[index] for index in sorted(self._rows)] if self._holds_rows else None
         lazy = None
         if self._streams:
             # which other items have ended is a matter of timing: only those that were chosen count
-            digest = f"{self._digest:064x}" if numbers is None else digest_of(canonical(state.chosen_outputs()))
+            digest = f"{self._digest:064x}" if numbers is None else digest_of(canonical(chosen_outputs()))
             lazy = Lazy(sequence=context.store.outputs(context.run.run_id, self._node, numbers=numbers), digest=digest)
         return Result(output=outputs, rows=rows, lazy=lazy)

@@ -19,12 +19,13 @@ from flowllm.datasets.base import Rows
 from flowllm.datasets.rows import counted
 from flowllm.language.sandbox_limits import rendered
 from flowllm.runtime.background import MOST_READY
+from flowllm.runtime.coordinator import HandedOut
 from flowllm.runtime.foreach_results import ForeachResults
 from flowllm.runtime.foreach_state import Ended, ForeachState, foreach_state
 from flowllm.runtime.invocation import Earlier, GraphScope, NodeInvocation, UsageTotals
-from flowllm.runtime.item_pump import ItemPump
+from flowllm.runtime.item_pump import ItemPump, ItemSource
 from flowllm.runtime.item_reader import Item, ItemReader, open_rows
-from flowllm.runtime.node_runner import NodeWork, record_outcome
+from flowllm.runtime.node_runner import NodeWork, note_failure, record_outcome, saved
 from flowllm.runtime.resume_policy import UNJUDGED, reached_before
 from flowllm.runtime.row_sink import RowSink
 from flowllm.runtime.run_context import RunContext
@@ -76,6 +77,7 @@ class ForeachRunner(ItemPump):
         self._reused = 0
         self._accepting = accepting
         self._pulls = False
+        self._handed = self._hand_out()
 
     async def run(self, rows: Rows | None) -> NodeRecord:
         """To the end of the items. Raises StepError if that fails the step, CallStopped if the run stops before."""
@@ -179,8 +181,39 @@ class ForeachRunner(ItemPump):
 
     # items
 
+    def _hand_out(self) -> HandedOut | None:
+        """Workers execute the items of what stands at the top of a run that has any."""
+        coordinator, invocation = self._context.coordinator, self._invocation
+        if coordinator is None or invocation.position.parent or self._inline:
+            return None
+        terms: dict[str, Json] = {
+            "retry_failed": self._context.retry_failed,
+            "until": self._context.options.until,
+            "since": self._context.run.totals.last_seq,
+            "on_error": self._item_step.on_error.value,
+        }
+        return coordinator.foreach(self._node, terms, self, self._scope.token)
+
+    def _look(self) -> None:
+        if self._handed is None:
+            super()._look()
+        elif not self._accepting:
+            self._state.window = self._own_window or self._handed.window
+
+    def _pull(self, source: ItemSource) -> None:
+        super()._pull(source)
+        if self._handed is not None:
+            total = self._state.total or self._scope.total
+            self._handed.look(max(0, total - self._state.next_index) if total else None)
+
+    def _may_open_one(self) -> bool:
+        return self._handed is not None or super()._may_open_one()
+
     def _start(self, item: Item) -> None:
-        if item.row.error is None:
+        if self._handed is not None and item.row.error is None and self._may_travel(item.row.value):
+            self._state.missed(item.row.index)
+            self._handed.take(replace(item, before=None))
+        elif item.row.error is None:
             super()._start(item)
         else:
             self._context.open_items.opened()
@@ -215,6 +248,36 @@ class ForeachRunner(ItemPump):
             except StoreError as error:
                 self._context.broke(error)
         self._ended(item, record)
+
+    def _may_travel(self, value: Json) -> bool:
+        """No secret is in it, which the database must not hold."""
+        redactor = self._context.redactor
+        return redactor.is_empty or redactor.value(value) == value
+
+    async def returned(self, item: Item, record: NodeRecord) -> None:
+        """See `coordinator.Owner`."""
+        context, invocation = self._context, self._invocation_of(item)
+        context.open_items.opened()
+        if record.status is not NodeStatus.WAITING:
+            context.tell_started(invocation, record.started_at or context.clock.now())
+            record = await saved(context, invocation, record)
+            invocation.totals.add(record)
+            context.ended(record, invocation, elsewhere=True)
+            if record.status is NodeStatus.FAILED:
+                note_failure(context, invocation)
+        await self._deliver(item, record)
+
+    def lost(self, item: Item, *, sent: bool) -> None:
+        """See `coordinator.Owner`."""
+        self._context.open_items.opened()
+        if self._accepting:
+            self._totals_of(item).sent += sent
+        if self._state.too_many_failed and not sent:
+            self._context.open_items.closed()
+            self._state.put_back(item.row.index)
+            self._wake.set()
+        else:
+            self._ended(item, None)
 
     def _missed(self, index: int) -> None:
         self._state.missed(index)
@@ -252,6 +315,8 @@ class ForeachRunner(ItemPump):
             message = "" if record.error is None else str(record.error.get("message", ""))
             for rejected, error in self._state.ended(ended, message):
                 self._reject(rejected, error)
+            if self._handed is not None and self._state.too_many_failed:
+                self._handed.recall()
             for judged in self._state.judged():
                 self._records.pop(judged, None)
         self._wake.set()
@@ -279,6 +344,8 @@ class ForeachRunner(ItemPump):
             raise CallStopped
         if self._accepting:
             self._scope.token.stop(RunStatus.INTERRUPTED)  # what is not on the wire by now is not wanted
+            if self._handed is not None:
+                await self._handed.settle()
         idle = self._withdrawn + sum(totals.sent == 0 for totals in self._item_totals.values())
         counts = state.counts(not_pulled=await reader.left(), not_sent=idle)
         error = None if state.enough else reader.broken or state.verdict(self._node, context.run.run_id)

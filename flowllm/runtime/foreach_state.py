@@ -86,6 +86,8 @@ class ForeachState:
         self._open: set[int] = set()
         self._lost: set[int] = set()
         """Pulled, and ended without an outcome: what they would have come to is not known."""
+        self._returned = 0
+        """Pulled, and put back: nothing was done for them."""
         self._suspended: set[int] = set()
         """Pulled, and waiting for the world."""
         self._undetermined: set[int] = set()
@@ -114,7 +116,7 @@ class ForeachState:
 
     def may_pull(self) -> int:
         """How many items may be pulled now."""
-        if self._drained or self.enough or self._too_many:
+        if self._drained or self.enough or self.too_many_failed:
             return 0
         if self._policy is None:
             return max(0, self.window - len(self._open))
@@ -133,7 +135,7 @@ class ForeachState:
             return True
         if self._open or self._lost:
             return False
-        return self._too_many or (not self._suspended and (self._drained or self.enough))
+        return self.too_many_failed or (not self._suspended and (self._drained or self.enough))
 
     @property
     def paused(self) -> bool:
@@ -158,7 +160,7 @@ class ForeachState:
         return min(min(some, default=self._next) for some in (self._open, self._lost, self._suspended))
 
     @property
-    def _too_many(self) -> bool:
+    def too_many_failed(self) -> bool:
         """More items failed than `max_failed` allows, whatever becomes of the others."""
         tolerated = self._tolerated
         if tolerated.most is not None:
@@ -229,6 +231,11 @@ class ForeachState:
         self._undetermined.discard(index)
         self._lost.add(index)
 
+    def put_back(self, index: int) -> None:
+        """Nothing was done for a pulled item, as too many have failed."""
+        self._open.discard(index)
+        self._returned += 1
+
     def _fail(self, ended: Ended, message: str) -> None:
         self._failed += 1
         self._stand = self._stand and ended.stands
@@ -292,7 +299,7 @@ class ForeachState:
             failed=self._failed,
             skipped=self._skipped,
             accepted=0 if self._policy is None else min(len(self._accepted), self._policy.count),
-            not_sent=not_pulled + not_sent,
+            not_sent=not_pulled + self._returned + not_sent,
         )
 
     def verdict(self, step: str, run: RunId) -> ItemsFailed | None:
@@ -300,7 +307,8 @@ class ForeachState:
         if not self._failed or self.enough:
             return None
         number, message = self.first_error or (0, "")
-        failures = f"{self._failed:,} of {self._next:,} items failed; {step}[{number}]: {message}"
+        pulled = self._next - self._returned
+        failures = f"{self._failed:,} of {pulled:,} items failed; {step}[{number}]: {message}"
         tolerated = self._tolerated
         again = f"flowllm resume {run} --retry-failed"
         resume = again if self._stand else f"flowllm resume {run}"

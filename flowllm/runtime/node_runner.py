@@ -198,7 +198,7 @@ def compute(context: RunContext, invocation: NodeInvocation) -> NodeRecord | Non
         context.writes.enqueue(record)
     context.ended(record, invocation, reason=reason)
     if record.status is NodeStatus.FAILED:
-        _note_failure(context, invocation)
+        note_failure(context, invocation)
     return record
 
 
@@ -226,7 +226,7 @@ async def reuse(context: RunContext, invocation: NodeInvocation, earlier: NodeRe
     if has_output(earlier):
         earlier = replace(earlier, status=NodeStatus.SUCCEEDED, error=None)
         await context.writes.commit(earlier)
-    record = await _saved(context, invocation, replace(earlier, reused=True), path)
+    record = await saved(context, invocation, replace(earlier, reused=True), path)
     invocation.totals.add(record)
     context.ended(record, invocation)
     return record
@@ -234,16 +234,18 @@ async def reuse(context: RunContext, invocation: NodeInvocation, earlier: NodeRe
 
 async def finish(context: RunContext, invocation: NodeInvocation, record: NodeRecord, path: Path | None) -> NodeRecord:
     """The node has its result, durably: save it where the step says so, and tell."""
-    record = await _saved(context, invocation, record, path)
+    record = await saved(context, invocation, record, path)
     if invocation.step.kind is not StepKind.WORKFLOW:  # the nodes within it have been added
         invocation.totals.add(record)
     context.ended(record, invocation)
     if record.status is NodeStatus.FAILED:
-        _note_failure(context, invocation)
+        note_failure(context, invocation)
     return record
 
 
-async def _saved(context: RunContext, invocation: NodeInvocation, record: NodeRecord, path: Path | None) -> NodeRecord:
+async def saved(
+    context: RunContext, invocation: NodeInvocation, record: NodeRecord, path: Path | None = None
+) -> NodeRecord:
     """The record; as failed, with its output, if the output cannot be saved."""
     if invocation.step.save is None or record.status is not NodeStatus.SUCCEEDED:
         return record
@@ -279,11 +281,12 @@ async def _fail(context: RunContext, invocation: NodeInvocation, work: NodeWork,
     await context.writes.commit(record)
     invocation.totals.add(record)  # a node with a graph within has usage nothing itself
     context.ended(record, invocation)
-    _note_failure(context, invocation)
+    note_failure(context, invocation)
     return record
 
 
-def _note_failure(context: RunContext, invocation: NodeInvocation) -> None:
+def note_failure(context: RunContext, invocation: NodeInvocation) -> None:
+    """A node failed for good."""
     if invocation.step.on_error is not OnError.CONTINUE:
         context.failed(invocation.scope)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from flowllm.calls.base import Caller
 from flowllm.calls.budget import RunBudget
@@ -15,7 +15,7 @@ from flowllm.core.errors import RunStopped, TooManyFailures, fuller
 from flowllm.core.events import Event, FailuresHigh, NodeEnded, NodeStarted
 from flowllm.core.records import dataclass, field
 from flowllm.core.redact import Redactor
-from flowllm.core.types import REQUEST_KINDS, Json, NodeId, NodeStatus, OnError, RunStatus, StepKind, is_within
+from flowllm.core.types import REQUEST_KINDS, Json, NodeId, NodeStatus, OnError, RunId, RunStatus, StepKind, is_within
 from flowllm.language.workflow import WorkflowBody
 from flowllm.runtime.background import SuspendedNodes, TaskSet, WriteQueue, nodes_around
 from flowllm.runtime.foreach_state import OpenItemLimit
@@ -28,6 +28,9 @@ from flowllm.storage.base import NodeRecord, RunLease, RunRecord, Store
 
 WITHOUT_RUNNING_ROW = frozenset({StepKind.VALUE, StepKind.WORKFLOW})
 """Kinds of which no row says that they run: they take no time, or write one of their own."""
+
+if TYPE_CHECKING:  # it needs the context to do its work
+    from flowllm.runtime.coordinator import Coordinator
 
 Execute: TypeAlias = "Callable[[RunContext, NodeInvocation], Awaitable[NodeRecord | None]]"
 """Executes a node of any kind. Gives its record, durable; None if the run stopped before. Does not raise."""
@@ -78,6 +81,9 @@ class RunContext:
         self.open_items = open_items
         self.retry_failed = retry_failed
         self.resumed = run.epoch > 1
+        """Earlier attempts may have left something."""
+        self.coordinator: Coordinator | None = None
+        """Of a run that has workers."""
         self.reopened = frozenset(around for foreach in options.mended for around in nodes_around(foreach))
         """Nodes whose graphs hold an item that was mended: their stored result is not reused as a whole."""
         self.lease = RunLease(run_id=run.run_id, epoch=run.epoch)
@@ -215,11 +221,24 @@ class RunContext:
             **values,
         )
 
-    def ended(self, record: NodeRecord, invocation: NodeInvocation, *, reason: str = "") -> None:
-        """Emits that a node has ended, once its record is durable or enqueued; stops the run if too many have failed."""
-        too_many = self._events.node_ended(record, invocation, reason=reason)
+    def ended(
+        self, record: NodeRecord, invocation: NodeInvocation, *, reason: str = "", elsewhere: bool = False
+    ) -> None:
+        """Emits that a node has ended, once its record is durable or enqueued; stops the run if too many have failed.
+        `elsewhere`: a worker executed it, and counts it."""
+        too_many = self._events.node_ended(record, invocation, reason=reason, elsewhere=elsewhere)
         if too_many is not None:
             self.end_early(too_many)
+
+    def counted_elsewhere(self, counts: Mapping[str, int]) -> None:
+        """A worker has carried out so many nodes: see `FailureShare.take`."""
+        too_many = self._events.count_all(self.run.run_id, counts)
+        if too_many is not None:
+            self.end_early(too_many)
+
+    def take_counts(self) -> dict[str, int]:
+        """How many nodes were carried out since this was asked last, and how many of them failed."""
+        return self._events.failures.take()
 
     def next_seq(self) -> int:
         """The next number in the order of completion."""
@@ -279,6 +298,18 @@ class FailureShare:
         self.items += item
         self.failed += failed
 
+    def add(self, *, ended: int, failed: int, items: int) -> None:
+        """So many more were, in another process."""
+        self.ended += ended
+        self.failed += failed
+        self.items += items
+
+    def take(self) -> dict[str, int]:
+        """All that was counted, which is then forgotten."""
+        counts = {"ended": self.ended, "failed": self.failed, "items": self.items}
+        self.ended = self.failed = self.items = 0
+        return counts
+
     def alert(self) -> bool:
         """The share has just passed the mark; true once."""
         if self._alerted or self.ended < LEAST or self.share <= ALERT_SHARE:
@@ -298,16 +329,18 @@ class EventEmitter:
     """Turns records of nodes into events, one each."""
 
     def __init__(self, stop_at_error_rate: float | None, *, emit: Callable[[Event], None], clock: Clock) -> None:
-        self._failures = FailureShare(stop_at=stop_at_error_rate)
+        self.failures = FailureShare(stop_at=stop_at_error_rate)
         self._emit = emit
         self._clock = clock
 
-    def node_ended(self, record: NodeRecord, invocation: NodeInvocation, *, reason: str = "") -> TooManyFailures | None:
+    def node_ended(
+        self, record: NodeRecord, invocation: NodeInvocation, *, reason: str = "", elsewhere: bool = False
+    ) -> TooManyFailures | None:
         """Emits that a node has ended; gives the reason why the run should end too, if it should."""
         scope = invocation.scope
         scope.done += 1
         works = invocation.step.kind is not StepKind.WORKFLOW and record.counts is None
-        too_many = self._count(record) if works else None
+        too_many = self._count(record) if works and not elsewhere else None
         forgiven = invocation.step.on_error is OnError.CONTINUE and record.counts is None
         self._emit(
             NodeEnded(
@@ -336,19 +369,28 @@ class EventEmitter:
                 place=record.place,
                 counts=None if record.counts is None else record.counts.as_dict(),
                 waits=record.waits,
+                elsewhere=elsewhere,
             )
         )
         return too_many
 
+    def count_all(self, run_id: RunId, counts: Mapping[str, int]) -> TooManyFailures | None:
+        """Nodes that a worker has carried out."""
+        self.failures.add(**counts)
+        return self._judge(run_id)
+
     def _count(self, record: NodeRecord) -> TooManyFailures | None:
         if record.reused or record.status not in {NodeStatus.SUCCEEDED, NodeStatus.FAILED}:
             return None
-        failures = self._failures
-        failures.count(failed=record.status is NodeStatus.FAILED, item=record.place is not None)
+        self.failures.count(failed=record.status is NodeStatus.FAILED, item=record.place is not None)
+        return self._judge(record.run_id)
+
+    def _judge(self, run_id: RunId) -> TooManyFailures | None:
+        failures = self.failures
         if failures.alert():
             self._emit(
                 FailuresHigh(
-                    run_id=record.run_id,
+                    run_id=run_id,
                     at=self._clock.now(),
                     failed=failures.failed,
                     ended=failures.ended,

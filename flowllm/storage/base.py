@@ -13,6 +13,7 @@ from flowllm.storage.following import Following
 from flowllm.storage.history import History
 from flowllm.storage.monitoring import Gauge, Learned, MemoStats, SuspensionRecord
 from flowllm.storage.past import PastReads
+from flowllm.storage.ranges import Ranges
 from flowllm.storage.records import (
     AttemptRecord,
     ItemKey,
@@ -41,7 +42,7 @@ __all__ = (
 )
 
 
-class Store(History, Browsing, Comparing, Following, PastReads, ResultReads, TimelineReads, Protocol):
+class Store(History, Browsing, Comparing, Following, PastReads, Ranges, ResultReads, TimelineReads, Protocol):
     """Every verb returns when what it says is durable, or raises a StoreError; ValueError for a value that JSON or the
     database cannot hold. A verb's rows are written wholly or not at all, those of an earlier call first; twice changes nothing. Verbs
     that take a lease, and rows that carry one, raise OwnershipLost when the run has a newer epoch, and write nothing.

@@ -103,6 +103,11 @@ def home_of(url: str) -> Path | None:
     return place(url) if is_postgres(url) else database_path(url).absolute()
 
 
+def address_of(url: str) -> str:
+    """How another process of this machine finds a database, from whichever folder. Raises UsageError for an address that is none."""
+    return url if is_postgres(url) or is_memory(url) else str(database_path(url).absolute())
+
+
 def exists(url: str) -> bool:
     """Whether there is a database to read from. Raises UsageError, StorageFailed."""
     if is_postgres(url):

@@ -35,6 +35,7 @@ from flowllm.storage.sql.pairs import ComparingReader
 from flowllm.storage.sql.past import PastReader
 from flowllm.storage.sql.patience import BRIEFLY, LONGEST
 from flowllm.storage.sql.presence import Presence
+from flowllm.storage.sql.ranges import RangeStore
 from flowllm.storage.sql.records import memo_of, node_of
 from flowllm.storage.sql.rows import (
     attempt_row,
@@ -65,7 +66,7 @@ GAUGES_KEPT = 7 * 86_400.0
 """and for which one in half a minute is."""
 
 
-class SqlStore(BrowsingReader, ComparingReader, FollowingReader, PastReader, TimelineReader):
+class SqlStore(BrowsingReader, ComparingReader, FollowingReader, PastReader, RangeStore, TimelineReader):
     """A `Store` over a database that exists and is up to date: see open.py."""
 
     def __init__(

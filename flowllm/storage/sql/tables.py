@@ -234,6 +234,30 @@ gauges = Table(
     Index("ix_gauges_at", "at"),
 )
 
+ranges = Table(
+    "ranges",
+    metadata,
+    Column("run_id", Text, primary_key=True, nullable=False),
+    Column("number", BIG, primary_key=True, nullable=False, autoincrement=False),
+    Column("epoch", BIG, nullable=False),
+    Column("foreach", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("process", BIG),
+    Column("leases", BIG, nullable=False),
+    Column("items", LargeBinary, nullable=False),
+)
+
+reports = Table(
+    "reports",
+    metadata,
+    Column("report_id", BIG, primary_key=True, autoincrement=True),
+    Column("run_id", Text, nullable=False),
+    Column("number", BIG, nullable=False),
+    Column("process", BIG, nullable=False),
+    Column("body", Text, nullable=False),
+    Index("ix_reports_run_id", "run_id"),
+)
+
 versions = Table(
     "alembic_version",
     MetaData(),  # Alembic's own table, as Alembic makes it: never part of what it compares

@@ -108,6 +108,26 @@ CREATE TABLE processes (
   UNIQUE (token)
 );
 CREATE INDEX ix_processes_ended_at ON processes (ended_at);
+CREATE TABLE ranges (
+  run_id TEXT NOT NULL,
+  number INTEGER NOT NULL,
+  epoch INTEGER NOT NULL,
+  foreach TEXT NOT NULL,
+  status TEXT NOT NULL,
+  process INTEGER,
+  leases INTEGER NOT NULL,
+  items BLOB NOT NULL,
+  PRIMARY KEY (run_id, number)
+);
+CREATE TABLE reports (
+  report_id INTEGER NOT NULL,
+  run_id TEXT NOT NULL,
+  number INTEGER NOT NULL,
+  process INTEGER NOT NULL,
+  body TEXT NOT NULL,
+  PRIMARY KEY (report_id)
+);
+CREATE INDEX ix_reports_run_id ON reports (run_id);
 CREATE TABLE runs (
   seq INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
   run_id TEXT NOT NULL,

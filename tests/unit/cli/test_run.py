@@ -141,7 +141,7 @@ def test_every_option_reaches_the_run(app: type[PlayedApp], tmp_path: Path) -> N
         *("run", "blog.yaml", "-i", "b=2", "--inputs", str(tmp_path / "in.yaml"), "--provider", "simulated"),
         *("--model", "m", "--set", "judge.model=x=y", "--set", "a.cache=false", "--max-concurrent", "3"),
         *("--no-cache", "--refresh", "a", "--refresh", "b", "--until", "c", "--fail-fast", "--grace", "5m"),
-        *("--priority", "high"),
+        *("--priority", "high", "--workers", "4"),
     )
     assert done.exit_code == 0, done.stderr
     assert app.calls[1] == (
@@ -162,6 +162,7 @@ def test_every_option_reaches_the_run(app: type[PlayedApp], tmp_path: Path) -> N
                 grace=300.0,
                 priority="high",
             ),
+            "workers": 4,
         },
     )
 
@@ -176,7 +177,7 @@ def test_resume_passes_on_what_was_said(app: type[PlayedApp], tmp_path: Path) ->
     letters.write_text('{"n": 1, "_node": "a[1]"}\n')
     invoke(
         *("resume", "20261121", "--file", "new.yaml", "--retry-failed", "--until", "x"),
-        *("-i", "n=1", "--mended", str(letters), "--budget", "usd=2.5"),
+        *("-i", "n=1", "--mended", str(letters), "--budget", "usd=2.5", "--workers", "0"),
     )
     assert app.calls[1] == (
         "resume",
@@ -189,6 +190,8 @@ def test_resume_passes_on_what_was_said(app: type[PlayedApp], tmp_path: Path) ->
             "retry_failed": True,
             "until": "x",
             "budget": {"usd": 2.5},
+            "cluster": None,
+            "workers": 0,
         },
     )
     invoke("resume")

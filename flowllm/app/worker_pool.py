@@ -1,0 +1,165 @@
+"""Starting the workers of a run, and starting one again that has died: here as processes of this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
+
+from flowllm.core.errors import RunStopped, WorkersLost
+from flowllm.core.records import dataclass
+from flowllm.core.tasks import start_task
+from flowllm.core.types import RunId
+
+TRIES: Final = 4
+"""How often a worker is started, at most, that dies each time."""
+PAUSE: Final = 0.5
+"""Seconds before it is started again, and each time as many more."""
+PATIENCE: Final = 10.0
+"""Seconds that a worker gets to end once nothing is left for it to do."""
+WRONG_USAGE: Final = 2
+"""The exit code of a worker that cannot work at this run: to start it again would change nothing."""
+_KEPT: Final = 2_000
+"""Characters of a line of a worker's that are told."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolEvents:
+    """Whom a pool tells what."""
+
+    tell: Callable[[str], None]
+    """Something a person should know."""
+    gone: Callable[[], None]
+    """A worker has ended."""
+    lost: Callable[[RunStopped], None]
+    """None is left, and none will be started any more."""
+
+
+class WorkerPool(Protocol):
+    """Starts workers, and sees that there are as many as are wanted."""
+
+    @property
+    def size(self) -> int:
+        """How many that is."""
+        ...
+
+    async def start(self, run_id: RunId, events: PoolEvents) -> None:
+        """Start them for a run."""
+        ...
+
+    async def close(self, *, cancel: bool) -> None:
+        """No more are wanted; `cancel`: what they have in flight is not wanted either. Returns when they have ended."""
+        ...
+
+
+class LocalWorkers:
+    """Workers that are processes of this machine: `flowllm work`, each in a session of its own, so that Ctrl-C reaches the
+    coordinator alone. A worker ends when its standard input does, also if this process is killed."""
+
+    def __init__(self, size: int, environ: Mapping[str, str]) -> None:
+        """By its environment a worker finds the database: others see the words of a command."""
+        self._size = size
+        self._environ = environ
+        self._tasks: list[asyncio.Task[None]] = []
+        self._processes: dict[int, asyncio.subprocess.Process] = {}
+        self._closing = asyncio.Event()
+        self._told: set[str] = set()
+        self._left = size
+
+    @property
+    def size(self) -> int:
+        """See `WorkerPool`."""
+        return self._size
+
+    async def start(self, run_id: RunId, events: PoolEvents) -> None:
+        """See `WorkerPool`."""
+        self._tasks = [start_task(self._keep(number, run_id, events)) for number in range(1, self._size + 1)]
+
+    async def close(self, *, cancel: bool) -> None:
+        """See `WorkerPool`."""
+        self._closing.set()
+        for process in self._processes.values():
+            if process.stdin is not None:
+                process.stdin.close()
+        if cancel:
+            self._signal(signal.SIGTERM)
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if self._tasks and (await asyncio.wait(self._tasks, timeout=1.0 if cancel else PATIENCE))[1]:
+                self._signal(number)
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for process in self._processes.values():
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(number)
+
+    async def _keep(self, number: int, run_id: RunId, events: PoolEvents) -> None:
+        """Have one worker, until no more are wanted or it cannot be had."""
+        why = ""
+        for tries in range(TRIES):
+            if tries:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._closing.wait(), tries * PAUSE)
+            if self._closing.is_set():
+                return
+            code, said = await self._one(number, run_id, events)
+            if self._closing.is_set() or not code:
+                return
+            why = said or (f"it was killed by signal {-code}" if code < 0 else f"it ended with exit code {code}")
+            if code == WRONG_USAGE:
+                break
+            if tries + 1 < TRIES:
+                events.tell(f"worker {number} is started again: {why}")
+        self._left -= 1
+        events.tell(f"worker {number} is not started again: {why}")
+        if not self._left:
+            events.lost(
+                WorkersLost(
+                    "no worker is left for this run",
+                    hint=f"the last one: {why}\n`flowllm resume {run_id}` goes on without workers, or with `--workers`",
+                )
+            )
+
+    async def _one(self, number: int, run_id: RunId, events: PoolEvents) -> tuple[int, str]:
+        """One worker from its start to its end: its exit code, and the last line that it wrote."""
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "flowllm", "work", run_id, "--started"),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                env=dict(self._environ),
+                start_new_session=True,
+            )
+        except OSError as error:
+            return 1, f"it cannot be started: {error.strerror or error}"
+        self._processes[process.pid] = process
+        if self._closing.is_set() and process.stdin is not None:
+            process.stdin.close()
+        said = ""
+        try:
+            assert process.stderr is not None  # noqa: S101 - it is a pipe
+            while line := await _line(process.stderr):
+                said = line
+                if line not in self._told:  # of several workers each may have the same to say
+                    self._told.add(line)
+                    events.tell(f"worker {number}: {line}")
+            return await process.wait(), said
+        finally:
+            del self._processes[process.pid]
+            events.gone()
+
+
+async def _line(stream: asyncio.StreamReader) -> str:
+    """The next line that is not empty; "" at the end."""
+    while True:
+        try:
+            line = await stream.readline()
+        except ValueError:  # longer than what is read at a time
+            continue
+        if not line or line.strip():
+            return line.decode(errors="replace").strip()[:_KEPT]

@@ -1,0 +1,333 @@
+"""Hands items of a run to its workers, which are processes of their own, and takes back what these put on record.
+
+The process that owns the run goes through the data, and decides all that it decides for items that it executes itself; a
+worker leases a range of them, executes these, and reports which have ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Protocol
+
+from flowllm.core.cancel import CancelToken
+from flowllm.core.errors import RunStopped, StoreError
+from flowllm.core.records import dataclass, replace
+from flowllm.core.types import Json, NodeId, RunStatus
+from flowllm.runtime.item_reader import Item
+from flowllm.runtime.range_size import RangeSizes, ahead
+from flowllm.runtime.run_context import RunContext
+from flowllm.storage.base import NodeRecord
+from flowllm.storage.ranges import ItemEnd, OfferedRange, RangeItem, RangeNews, RangeReport
+
+QUICK = 0.05
+SLOW = 0.25
+"""Seconds from one look at what workers report to the next: after one that found something, and at most."""
+LOOKED = 1.0
+"""Seconds from one look whether workers are alive to the next."""
+SETTLING = 2.0
+"""Seconds in which workers say what was not sent of what is not wanted any more."""
+ON_RECORD = frozenset({ItemEnd.ENDED, ItemEnd.REUSED, ItemEnd.WAITING})
+
+
+class Owner(Protocol):
+    """Whose the items are that are handed out."""
+
+    async def returned(self, item: Item, record: NodeRecord) -> None:
+        """A worker has put its end on record, or that it waits for the world."""
+        ...
+
+    def lost(self, item: Item, *, sent: bool) -> None:
+        """It was no longer wanted, or the run is stopping; `sent`: after something was sent for it."""
+        ...
+
+
+@dataclass(slots=True)
+class _Out:
+    """A range that was offered."""
+
+    foreach: HandedOut
+    open: dict[int, Item]
+
+
+class HandedOut:
+    """The items of one foreach that workers execute."""
+
+    def __init__(
+        self, coordinator: Coordinator, node: NodeId, terms: Mapping[str, Json], owner: Owner, token: CancelToken
+    ) -> None:
+        """`terms` tell workers what the run's record does not say of these items."""
+        self.node = node
+        self.terms = terms
+        self.owner = owner
+        self.token = token
+        self.sizes = RangeSizes()
+        self.recalled = self.withdrawn = False
+        self._coordinator = coordinator
+        self._waiting: deque[Item] = deque()
+        self._left: int | None = None
+
+    @property
+    def window(self) -> int:
+        """Items that may be with workers, or on their way to them."""
+        return ahead(self._coordinator.workers)
+
+    def take(self, item: Item) -> None:
+        """A worker is to execute it."""
+        self._waiting.append(item)
+
+    def look(self, left: int | None) -> None:
+        """No more can be pulled for now; `left` are still in the data, None: not known."""
+        self._left = left
+        if self._waiting:
+            self._coordinator.go_on()
+
+    def ranges(self, free: int) -> Iterable[list[Item]]:
+        """Cut what waits into so many ranges at most."""
+        workers = self._coordinator.workers
+        for _ in range(free):
+            if not self._waiting:
+                return
+            left = None if self._left is None else self._left + len(self._waiting)
+            size = self.sizes.next(workers=workers, left=left)
+            yield [self._waiting.popleft() for _ in range(min(size, len(self._waiting)))]
+
+    def drop(self) -> None:
+        """What no worker was offered yet is not wanted any more."""
+        while self._waiting:
+            self.owner.lost(self._waiting.popleft(), sent=False)
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def recall(self) -> None:
+        """What has not begun is not wanted any more."""
+        self.recalled = True
+
+    async def settle(self) -> None:
+        """Wait a moment for workers to say what was not sent, after the foreach has stopped."""
+        await self._coordinator.settle(self)
+
+
+class Coordinator:
+    """One for each attempt at a run that has workers."""
+
+    def __init__(self, context: RunContext, *, workers: int, figures: Callable[[Mapping[str, Json]], None]) -> None:
+        """`workers` are started with the run; `figures` takes what workers count."""
+        self._context = context
+        self._store = context.store
+        self._lease = context.lease
+        self._figures = figures
+        self._started = workers
+        self._processes: frozenset[int] = frozenset()
+        self._foreaches: dict[NodeId, HandedOut] = {}
+        self._out: dict[int, _Out] = {}
+        self._free: frozenset[int] = frozenset()
+        self._heard: list[int] = []
+        self._known: set[int] = set()
+        """Reports that were taken note of, and are still there."""
+        self._freed = -math.inf
+        """When it was last looked whether workers are alive (monotonic seconds)."""
+        self._number = 0
+        self._wake = asyncio.Event()
+        self._going = False
+        self._moved = asyncio.Event()
+
+    @property
+    def workers(self) -> int:
+        """Those that are known."""
+        return max(1, self._started, len(self._processes))
+
+    async def begin(self) -> None:
+        """Before the first item. Raises StoreError."""
+        await self._store.clear_ranges(self._lease)
+
+    async def end(self) -> None:
+        """After the last one."""
+        with suppress(StoreError):  # what ends the run is told already; they are left to the next attempt
+            await self._store.clear_ranges(self._lease)
+
+    def foreach(self, node: NodeId, terms: Mapping[str, Json], owner: Owner, token: CancelToken) -> HandedOut:
+        """A foreach whose items are to be handed out, until the token is stopped."""
+        found = self._foreaches[node] = HandedOut(self, node, terms, owner, token)
+        return found
+
+    def gone(self) -> None:
+        """A worker has ended: what it had is for others."""
+        self._freed = -math.inf
+        self._wake.set()
+
+    def go_on(self) -> None:
+        """There are items to hand out."""
+        if not self._going:
+            self._going = True
+            self._context.tasks.spawn(self._go(), self._give_up)
+        self._wake.set()
+
+    async def settle(self, foreach: HandedOut) -> None:
+        """See `HandedOut.settle`."""
+        until = self._context.clock.monotonic() + SETTLING
+        while any(out.foreach is foreach for out in self._out.values()) and self._context.clock.monotonic() < until:
+            self._wake.set()
+            await self._context.clock.sleep(QUICK)
+
+    # the task
+
+    async def _go(self) -> None:
+        try:
+            pause = QUICK
+            while await self._turn():
+                pause = QUICK if self._moved.is_set() else min(SLOW, pause * 1.5)
+                self._moved.clear()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), pause)
+                self._wake.clear()
+        except StoreError as error:
+            self._context.broke(error)
+            self._give_up()
+        except asyncio.CancelledError:
+            await self._cancelled()
+            raise
+        finally:
+            self._going = False
+
+    async def _turn(self) -> bool:
+        """One look; whether there is more to do."""
+        await self._withdraw()
+        await self._forget_gone()
+        await self._offer()
+        news = await self._store.range_news(self._context.run.run_id)
+        await self._take_note(news)
+        return bool(self._out) or any(self._foreaches.values())
+
+    async def _withdraw(self) -> None:
+        for foreach in self._foreaches.values():
+            if (foreach.recalled or foreach.token.stopped) and not foreach.withdrawn:
+                foreach.withdrawn = True
+                foreach.drop()
+                self._end_ranges(await self._store.withdraw_ranges(self._lease, foreach.node))
+
+    async def _forget_gone(self) -> None:
+        now = self._context.clock.monotonic()
+        if self._processes and now >= self._freed + LOOKED:
+            self._freed = now
+            self._end_ranges(await self._store.free_ranges(self._lease), sent=True)
+
+    async def _offer(self) -> None:
+        offered = []
+        for foreach in self._foreaches.values():
+            standing = sum(number in self._free and out.foreach is foreach for number, out in self._out.items())
+            cut = foreach.ranges(max(0, self.workers + 1 - standing))
+            offered += [self._range(foreach, items) for items in cut]
+        if offered or self._heard:
+            heard, self._heard = self._heard, []
+            await self._store.offer_ranges(self._lease, offered, heard=heard)
+            self._known.difference_update(heard)
+
+    def _range(self, foreach: HandedOut, items: Sequence[Item]) -> OfferedRange:
+        self._number += 1
+        if not foreach.sizes.rate:
+            foreach.sizes.begun(self._context.clock.monotonic())
+        self._out[self._number] = _Out(foreach, {item.row.index: item for item in items})
+        return OfferedRange(
+            number=self._number,
+            foreach=foreach.node,
+            items=[RangeItem(one.row.index, one.number, one.content, one.row.value) for one in items],
+            terms=foreach.terms,
+        )
+
+    # what workers say
+
+    async def _take_note(self, news: RangeNews) -> None:
+        self._free, self._processes = news.free, news.workers
+        fresh = [report for report in news.reports if report.report_id not in self._known]
+        for report in fresh:
+            self._known.add(report.report_id)
+            self._heard.append(report.report_id)
+            self._moved.set()
+            if report.figures:
+                self._figures(report.figures)
+        await self._take_back(fresh)
+        for report in fresh:
+            if report.over:
+                self._end_ranges([report.number], sent=True)
+            if report.stopped is not None:
+                self._stop(report.stopped)
+
+    async def _take_back(self, reports: Sequence[RangeReport]) -> None:
+        """The items that have ended, with their records."""
+        ended: dict[NodeId, dict[int, tuple[Item, ItemEnd]]] = {}
+        for report in reports:
+            out = self._out.get(report.number)
+            if out is None:
+                continue
+            found = ended.setdefault(out.foreach.node, {})
+            for index, end in report.ended:
+                item = out.open.pop(index, None)
+                if item is not None:
+                    found[index] = (item, end)
+        for node, items in ended.items():
+            foreach = self._foreaches[node]
+            foreach.sizes.ended(len(items), self._context.clock.monotonic())
+            records = await self._records(node, [index for index, (_, end) in items.items() if end in ON_RECORD])
+            for index, (item, end) in items.items():
+                record = records.get(index)
+                if record is None:
+                    foreach.owner.lost(item, sent=end is not ItemEnd.UNSENT)
+                else:
+                    reused = end is ItemEnd.REUSED
+                    await foreach.owner.returned(item, replace(record, reused=True) if reused else record)
+
+    async def _records(self, node: NodeId, indexes: Iterable[int]) -> dict[int, NodeRecord]:
+        found: dict[int, NodeRecord] = {}
+        wanted = set(indexes)
+        for first, last in spans(sorted(wanted)):
+            rows = await self._store.items(self._context.run.run_id, node, after=first - 1, limit=last - first + 1)
+            found |= {row.place: row for row in rows if row.place is not None and row.place in wanted}
+        return found
+
+    def _end_ranges(self, numbers: Iterable[int], *, sent: bool = False) -> None:
+        """Ranges are over: what is left of their items has no outcome."""
+        for number in numbers:
+            out = self._out.pop(number, None)
+            if out is not None:
+                while out.open:
+                    out.foreach.owner.lost(out.open.popitem()[1], sent=sent)
+
+    def _stop(self, stopped: Mapping[str, Json]) -> None:
+        """A worker says that the run has to end."""
+        error = stopped.get("error")
+        if error is None:
+            self._context.token.stop(RunStatus(stopped["status"]))
+        else:
+            self._context.end_early(RunStopped.again(error, RunStatus(stopped["status"])))
+
+    # the end before the end
+
+    def _give_up(self) -> None:
+        """Nothing of what was handed out has an outcome."""
+        self._going = False
+        for foreach in self._foreaches.values():
+            foreach.drop()
+        self._end_ranges(list(self._out), sent=True)
+
+    async def _cancelled(self) -> None:
+        """Workers are told to break off what is in flight."""
+        for foreach in self._foreaches.values():
+            with suppress(StoreError):
+                await self._store.withdraw_ranges(self._lease, foreach.node, cancel=True)
+        self._give_up()
+
+
+def spans(indexes: Sequence[int], gap: int = 16) -> list[tuple[int, int]]:
+    """First and last of runs of indexes, in order, that have no larger gaps."""
+    found: list[tuple[int, int]] = []
+    for index in indexes:
+        if found and index - found[-1][1] <= gap:
+            found[-1] = (found[-1][0], index)
+        else:
+            found.append((index, index))
+    return found

@@ -1,0 +1,192 @@
+"""A run whose items are executed by workers, processes of their own: what comes of it is as with one process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.dataset import each_once, json_lines, lines, texts
+from tests.support.over import one_step, two_steps
+from tests.support.project import Project, killed_at_exit, until
+from tests.support.server import Server
+from tests.support.warm import Forked
+
+OUT = ("--over", "rows.jsonl", "--output", "out.jsonl")
+IN_FLIGHT = 10
+LIMITS = {"max_concurrent": IN_FLIGHT}
+
+
+def _pids(project: Project) -> list[int]:
+    """The workers that have items."""
+    if not project.run_ids():
+        return []
+    query = "SELECT DISTINCT pid FROM ranges JOIN processes ON process_id = process WHERE processes.ended_at IS NULL"
+    return [pid for (pid,) in project.rows(query)]
+
+
+@contextlib.contextmanager
+def _going(project: Project, *words: object, workers: int = 2) -> Iterator[Forked]:
+    """A run under way whose workers all have items."""
+    process = project.start("run", *words, "--workers", workers)
+    with killed_at_exit(process):
+        until(lambda: len(_pids(project)) >= workers, "workers with items", of=process)
+        yield process
+
+
+def test_rows_and_figures_are_as_with_one_process(project: Project, server: Server) -> None:
+    texts(project.folder / "rows.jsonl", 60)
+    file = two_steps(project, limits=LIMITS)
+    alone = project.json(
+        "run", file, "--over", "rows.jsonl", "--output", "alone.jsonl", "--ordered", "--db", "alone.db"
+    )
+    split = project.json("run", file, *OUT, "--ordered", "--workers", 2)
+    assert (project.folder / "out.jsonl").read_bytes() == (project.folder / "alone.jsonl").read_bytes()
+    assert len(server.requests) == 240
+    for name in ("status", "requests", "usage", "cost_usd"):
+        assert split[name] == alone[name], name
+    assert split["steps"]["row"]["counts"] == alone["steps"]["row"]["counts"]
+    assert split["steps"]["row"]["usage"] == alone["steps"]["row"]["usage"]
+    assert project.rows("SELECT count(*) FROM ranges, reports") == [(0,)], "something of it is left"
+
+
+def test_the_items_of_a_foreach_at_the_top_see_the_steps_before_it(project: Project, server: Server) -> None:
+    file = project.flow(
+        limits=LIMITS,
+        steps={
+            "topic": {"value": "tea"},
+            "kinds": {"foreach": [1, 2, 3], "prompt": "kind {{ item }}"},
+            "each": {
+                "foreach": "{{ range(30) | list }}",
+                "prompt": "{{ topic }} {{ item }} of {{ kinds | length }} {{ kinds[0] }}",
+            },
+            "all": {"value": "{{ each | length }} {{ each[7] }}"},
+        },
+        outputs={"all": "{{ all }}", "each": "{{ each }}", "kinds": "{{ kinds }}"},
+    )
+    alone = project.json("run", file, "--db", "alone.db")
+    split = project.json("run", file, "--workers", 2)
+    assert split["outputs"] == alone["outputs"]
+    assert split["requests"] == alone["requests"]
+    assert {seen.prompt for seen in server.requests if "tea 7" in seen.prompt} == {
+        f"tea 7 of 3 {alone['outputs']['kinds'][0]}"
+    }
+
+
+@pytest.mark.parametrize("workers", [(), ("--workers", 2)])
+def test_a_coordinator_that_is_killed_leaves_no_worker_and_a_run_that_goes_on(
+    workers: tuple[object, ...], project: Project, server: Server
+) -> None:
+    server.latency = 0.05
+    texts(project.folder / "rows.jsonl", 100)
+    with _going(project, two_steps(project, limits=LIMITS), *OUT) as process:
+        until(lambda: len(server.requests) >= 60, "the moment to kill it", of=process)
+        pids = _pids(project)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    until(lambda: not any(map(_alive, pids)), "the end of its workers")
+    resumed = project.cli("resume", "--quiet", *workers)
+    assert resumed.code == 0, resumed.said
+    each_once(project.folder / "out.jsonl", 100)
+    assert len({seen.prompt for seen in server.requests}) == 200
+    assert len(server.requests) <= 200 + 2 * IN_FLIGHT
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_who_joins_works_and_who_is_told_to_leave_gives_back_what_it_has(project: Project, server: Server) -> None:
+    server.latency = 0.05
+    texts(project.folder / "rows.jsonl", 100)
+    process = project.start("run", one_step(project, limits=LIMITS), *OUT, "--workers", 0)
+    with killed_at_exit(process):
+        until(project.run_ids, "the run", of=process)
+        first = project.start("work", "--exit-when-idle", "30s")
+        with killed_at_exit(first):
+            until(lambda: len(server.requests) >= 20, "work", of=first)
+            first.send_signal(signal.SIGTERM)
+            left = project.finish(first)
+        assert left.code == 0, left.said
+        assert len(server.requests) < 100
+        second = project.start("work", "last")
+        with killed_at_exit(second):
+            outcome, worked = project.finish(process), project.finish(second)
+    assert (outcome.code, worked.code) == (0, 0), outcome.said + worked.said
+    each_once(project.folder / "out.jsonl", 100)
+    assert len(server.requests) == 100, "something was asked twice"
+
+
+def test_a_signal_lets_what_workers_have_in_flight_answer(project: Project, server: Server) -> None:
+    server.latency = 0.1
+    texts(project.folder / "rows.jsonl", 200)
+    with _going(project, two_steps(project, limits=LIMITS), *OUT) as process:
+        until(lambda: len(server.requests) >= 40, "the moment to stop", of=process)
+        process.send_signal(signal.SIGINT)
+        outcome = project.finish(process)
+    assert outcome.code == 130, outcome.said
+    assert "error" not in outcome.err
+    well = project.rows("SELECT count(*) FROM nodes WHERE parent = 'row' AND status = 'succeeded'")[0][0]
+    assert len(lines(project.folder / "out.jsonl")) == well
+    assert 0 < well < 200
+    resumed = project.cli("resume", "--quiet")
+    assert resumed.code == 0, resumed.said
+    each_once(project.folder / "out.jsonl", 200)
+    assert len(server.requests) == 400, "something was asked twice"
+
+
+def test_as_many_are_accepted_as_are_wanted_and_those_first_in_the_data(project: Project) -> None:
+    file = project.flow(
+        limits=LIMITS,
+        steps={
+            "each": {
+                "foreach": "{{ range(60) | list }}",
+                "accept": {"when": "{{ item % 3 == 0 }}", "count": 8},
+                "prompt": "number {{ item }}",
+            }
+        },
+        outputs={"each": "{{ each }}", "n": "{{ steps.each.counts.accepted }}"},
+    )
+    alone = project.json("run", file, "--db", "alone.db")
+    split = project.json("run", file, "--workers", 2)
+    assert split["outputs"] == alone["outputs"]
+    assert split["outputs"]["n"] == 8
+
+
+def test_too_many_failures_fail_the_step(project: Project, server: Server) -> None:
+    file = project.flow(
+        limits=LIMITS,
+        steps={
+            "each": {
+                "foreach": "{{ range(400) | list }}",
+                "prompt": "[status=400] [sleep=0.1] {{ item }}",
+                "on_error": "continue",
+                "max_failed": 10,
+            }
+        },
+        outputs={"each": "{{ each }}"},
+    )
+    split = project.json("run", file, "--workers", 2, code=1)
+    counts = split["steps"]["each"]["counts"]
+    assert (counts["total"], counts["failed"] + counts["not_sent"]) == (400, 400)
+    assert "`max_failed` allows 10" in split["steps"]["each"]["error"]["message"]
+    assert len(server.requests) < 400
+
+
+def test_what_cannot_be_split_is_said_and_executed_here(project: Project, server: Server) -> None:
+    file = project.flow(steps={"a": {"prompt": "x"}}, outputs={"a": "{{ a }}"})
+    outcome = project.cli("run", file, "--workers", 2)
+    assert outcome.code == 0
+    assert "no workers: there is no --over, and no foreach at the top of the graph" in outcome.err
+    json_lines(project.folder / "rows.jsonl", [{"text": "a"}])
+    outcome = project.cli("run", one_step(project), *OUT, "--workers", 2, "--db", "memory:")
+    assert outcome.code == 0
+    assert "no workers: the database is in memory" in outcome.err
