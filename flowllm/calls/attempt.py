@@ -7,12 +7,13 @@ import contextlib
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeAlias, cast
+from typing import TypeAlias, TypeVar, cast
 
 from flowllm.calls.base import AnyRequest, Caller, PendingCall
 from flowllm.calls.budget import BudgetReservation
 from flowllm.calls.call_state import CallState
 from flowllm.calls.conversation import Accept, GiveUp, Send
+from flowllm.calls.elsewhere import LATE, SentElsewhere
 from flowllm.calls.stored_answer import memo_record
 from flowllm.core.cancel import CallStopped
 from flowllm.core.errors import (
@@ -34,6 +35,7 @@ from flowllm.providers.base import Provider
 from flowllm.storage.base import AttemptRecord, MemoRecord, NodeWrite
 
 Outcome: TypeAlias = Reply | StepError
+T = TypeVar("T")
 
 _OK = 200
 _STOPPED = {"type": "Stopped", "message": "the run was stopped before its answer came", "hint": ""}
@@ -94,14 +96,18 @@ class Attempt:
         self, request: AnyRequest, send: Callable[[AnyRequest], Awaitable[Outcome | None]]
     ) -> Outcome | None:
         """Put it on record, durably, and send it by `send`, which gives None where it was abandoned: call `abandon` then.
-        Raises StoreError, CallStopped."""
+        Raises StoreError, CallStopped, SentElsewhere."""
         state = self._state
         try:
-            await self._committed(state.store.begin_attempt(self._caller.lease, self.record))
+            await self._begin()
             await self._permit.depart()
             outcome = await send(self._departing(request))
             self._landed()
         except StoreError:
+            raise
+        except SentElsewhere:
+            state.attempts -= 1
+            self._spend = Spend()
             raise
         except BaseException:
             if self.on_wire:
@@ -109,6 +115,16 @@ class Attempt:
             await self.abandon()
             raise
         return outcome
+
+    async def _begin(self) -> None:
+        """Put it on record; a second attempt whatever others do, since the first is out already. Raises SentElsewhere."""
+        state = self._state
+        clock, joins = state.clock, state.joins and self._first_sent_at is None
+        looked = clock.monotonic() - state.looked + LATE
+        begin = state.store.begin_attempt(self._caller.lease, self.record, joins=joins, looked=looked)
+        state.elsewhere = await self._committed(begin)
+        if state.elsewhere is not None:
+            raise SentElsewhere
 
     def _departing(self, request: AnyRequest) -> AnyRequest:
         """It goes out now. Raises CallStopped if its run is stopping: then the first attempt, if this is the second, goes on."""
@@ -128,13 +144,14 @@ class Attempt:
         if not self._state.uncounted(self._first_sent_at):  # else the first, which is out still, counts for both
             self._state.called(self.sent_at, now)
 
-    async def _committed(self, write: Coroutine[object, object, None]) -> None:
+    async def _committed(self, write: Coroutine[object, object, T]) -> T:
         """Wait for a commit that the node's own row is not part of."""
         clock = self._state.clock
         began = clock.monotonic()
-        await write
+        found = await write
         if self._first_sent_at is None:
             self._state.waited(WaitReason.COMMIT, clock.monotonic() - began)
+        return found
 
     async def send(self, request: AnyRequest) -> Outcome:
         """Over the wire, once; what a step does by itself may take what is left for all its attempts."""

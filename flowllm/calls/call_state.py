@@ -8,7 +8,7 @@ from flowllm.calls.response_cache import waited
 from flowllm.core.clock import Clock
 from flowllm.core.types import WaitReason
 from flowllm.limits.prefix_cache import Lineup
-from flowllm.storage.base import Store
+from flowllm.storage.base import Elsewhere, Store
 
 
 class CallState:
@@ -37,6 +37,12 @@ class CallState:
         self.length = 0
         """Tokens that the answer to the request is expected to have; of texts to embed, theirs."""
         self.cost_usd: float | None = 0.0
+        self.looked = clock.monotonic()
+        """When the response cache was read last."""
+        self.joins = self.call.join and self.call.read_memo
+        """An equal request of another process will do."""
+        self.elsewhere: Elsewhere | None = None
+        """Why one was not begun here."""
         self._counted = 0.0
         """Up to when `call_s` has what was on the wire (monotonic seconds)."""
 

@@ -16,6 +16,7 @@ from flowllm.calls.base import AnyRequest, Call, Caller, PendingCall
 from flowllm.calls.budget import BudgetReservation, RunBudget
 from flowllm.calls.call_state import CallState
 from flowllm.calls.conversation import Conversation, GiveUp, Send
+from flowllm.calls.elsewhere import LATE, OtherProcesses, SentElsewhere
 from flowllm.calls.hedge import HedgedRequest, Hedges
 from flowllm.calls.response_cache import recalled
 from flowllm.core.clock import Clock
@@ -28,21 +29,12 @@ from flowllm.core.types import Usage, WaitReason, estimate_tokens
 from flowllm.limits.follower import Follower
 from flowllm.limits.limiter import Limiter, Permit
 from flowllm.limits.prefix_cache import Lineup
-from flowllm.storage.base import Store
+from flowllm.storage.base import Elsewhere, Store
 
 LOOK_AGAIN = 0.05
 """Seconds after which the cache is asked once more before a request goes out, if others write to it."""
-LATE = 1.0
-"""Seconds by which a look may be older than it seems: its task had to wait for its turn."""
-ELSEWHERE = 0.2
-DEFER_AT_MOST = 60.0
-"""Seconds between looks at a request that another process has sent, and after which it is sent here too."""
 SAFETY = 1.2
 """By so much more than a prompt's estimate is reserved."""
-
-
-class Deferred:
-    """An equal request of another process is on its way."""
 
 
 class CallExecutor:
@@ -56,6 +48,7 @@ class CallExecutor:
         self.store = store
         self.clock = clock
         self.hedges = Hedges(limiter, store, clock)
+        self.others = OtherProcesses(store, clock)
         self._draw = draw
         self.reported_ends: set[tuple[str, str, str]] = set()
         """Run, provider and unknown end of an answer."""
@@ -80,9 +73,7 @@ class CallExecution(CallState):
         super().__init__(pending, conversation, executor.store, executor.clock, executor.reported_ends)
         self.limiter = executor.limiter
         self.hedges = executor.hedges
-        self._looked = self.clock.monotonic()
-        """When the cache was read last."""
-        self._deferred = 0.0
+        self._others = executor.others
         request = pending.call.request
         if isinstance(request, ChatRequest):
             self.lineup = Lineup(PromptPrefix(request))
@@ -129,45 +120,56 @@ class CallExecution(CallState):
         while True:
             caller, permit = await self._admitted(reservation)
             try:
-                found = await self._done_elsewhere()
+                found = await self._answered_meanwhile()
             except BaseException:
                 _unused(caller.budget, reservation, permit)
                 raise
-            if found is None:
-                break
-            _unused(caller.budget, reservation, permit)
             self.queue_s += permit.queue_s
-            if isinstance(found, Answer):
+            if found is not None:
+                _unused(caller.budget, reservation, permit)
                 return found
-            self.waiting(WaitReason.CACHE_LOOKUP, None)
-            await self.clock.sleep(ELSEWHERE)
-            self.waited(WaitReason.CACHE_LOOKUP, ELSEWHERE)
-            self.queue_s += ELSEWHERE
-            self._deferred += ELSEWHERE
-        try:
-            self.queue_s += permit.queue_s
             first = Attempt(self, caller, permit, reservation)
-            return await HedgedRequest(self.hedges, self, first, reservation).execute(request)
-        finally:
-            self.pending.on_wire = False
+            try:
+                return await HedgedRequest(self.hedges, self, first, reservation).execute(request)
+            except SentElsewhere:
+                found = await self._outlast_others()
+                if found is not None:
+                    return found
+            finally:
+                self.pending.on_wire = False
 
-    async def _done_elsewhere(self) -> Answer | Deferred | None:
-        """What another process has answered while this call waited, in the queue or between attempts; or that one is asking
-        the same right now."""
+    async def _answered_meanwhile(self) -> Answer | None:
+        """What was answered elsewhere while this call waited, in the queue or between attempts."""
         now = self.clock.monotonic()
-        if not self.call.read_memo or now - self._looked < LOOK_AGAIN:
+        if not self.call.read_memo or now - self.looked < LOOK_AGAIN:
             return None
-        since, self._looked = self._looked, now
-        attempts, cost, found = self.attempts, self.cost_usd, None
+        since, self.looked = self.looked, now
         if self.call.scope or self.store.others_wrote(now - since + LATE):
-            found = await self.pending.recalled(
-                lambda pending: recalled(pending, self.store, self.clock, attempts=attempts, cost_usd=cost)
-            )
-        if found is not None or not self.call.join or self._deferred >= DEFER_AT_MOST:
-            return found
-        since = self.clock.now() - DEFER_AT_MOST
-        sent = await self.store.sent_elsewhere(self.call.key, since=since)
-        return Deferred() if sent else None
+            return await self._recalled()
+        return None
+
+    async def _recalled(self) -> Answer | None:
+        """What the response cache has by now."""
+        attempts, cost = self.attempts, self.cost_usd
+        return await self.pending.recalled(
+            lambda pending: recalled(pending, self.store, self.clock, attempts=attempts, cost_usd=cost)
+        )
+
+    async def _outlast_others(self) -> Answer | None:
+        """Wait while another process has an equal request on its way, without a slot; its answer, if there is one that will do."""
+        if self.elsewhere is Elsewhere.SENT:
+            began = self.clock.monotonic()
+            self.waiting(WaitReason.EQUAL_CALL, None)
+            patience = min(self.call.retry.attempt_timeout, self.call.timeout)
+            self.joins = await self._others.ended(self.call.key, patience=patience)
+            took = self.clock.monotonic() - began
+            self.waited(WaitReason.EQUAL_CALL, took)
+            self.queue_s += took
+        self.looked = self.clock.monotonic()
+        found = await self._recalled()
+        if found is None and self.elsewhere is Elsewhere.ANSWERED:
+            self.looked = math.inf  # it is there, and will not do
+        return found
 
     async def _admitted(self, reservation: BudgetReservation) -> tuple[Caller, Permit]:
         """Who pays, with the money set aside, and then a slot: nobody holds one while waiting for a budget."""

@@ -16,6 +16,7 @@ from flowllm.storage.past import PastReads
 from flowllm.storage.ranges import Ranges
 from flowllm.storage.records import (
     AttemptRecord,
+    Elsewhere,
     ItemKey,
     MatchedItem,
     MemoRecord,
@@ -30,6 +31,7 @@ from flowllm.storage.timeline import TimelineReads
 
 __all__ = (
     "AttemptRecord",
+    "Elsewhere",
     "ItemKey",
     "MatchedItem",
     "MemoRecord",
@@ -179,17 +181,21 @@ class Store(History, Browsing, Comparing, Following, PastReads, Ranges, ResultRe
         """Whether another process may have written in so many last seconds; the last quarter of one may be missing."""
         ...
 
-    async def sent_elsewhere(self, key: str, *, since: float) -> bool:
-        """Whether another process that is alive has a request under that key on its way, recorded at or after `since` and
-        among the newest attempts. A process that has just begun may not be seen yet."""
+    async def sent_elsewhere(self, keys: Sequence[str]) -> Mapping[str, str]:
+        """Of those keys the ones under which another process that is alive has a request on its way, each with the id of
+        that attempt."""
         ...
 
     async def mark_output(self, lease: RunLease, offset: int) -> None:
         """The first `offset` bytes of the `--output` file are on disk."""
         ...
 
-    async def begin_attempt(self, lease: RunLease, attempt: AttemptRecord) -> None:
-        """Record a request before it is sent."""
+    async def begin_attempt(
+        self, lease: RunLease, attempt: AttemptRecord, *, joins: bool = False, looked: float = -math.inf
+    ) -> Elsewhere | None:
+        """Record a request before it is sent. Where one `joins` others it is not recorded, and it is told, if another process that
+        is alive has an equal one on its way, or may have stored the answer in the last `looked` seconds: for of several
+        that begin at the same time one alone does."""
         ...
 
     async def commit(

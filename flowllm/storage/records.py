@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 
 from flowllm.core.errors import DatabaseCorrupt
 from flowllm.core.records import dataclass, field
 from flowllm.core.types import AttemptStatus, Counts, Json, NodeId, NodeStatus, RunId, RunStatus, StepKind, Usage
 from flowllm.storage.monitoring import RunTotals
+
+
+class Elsewhere(StrEnum):
+    """Why a request was not begun: another process has an equal one."""
+
+    SENT = "sent"  # it is on its way, and its process is alive
+    ANSWERED = "answered"  # the response cache has its answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from flowllm.storage.sql.engine import Engine
 from flowllm.storage.sqlite.engine import at
@@ -24,8 +25,37 @@ def end(database: Path | Engine) -> None:
     _execute(database, "UPDATE processes SET ended_at = lease_until WHERE ended_at IS NULL")
 
 
-def _execute(database: Path | Engine, statement: str, *values: object) -> None:
+def _execute(database: Path | Engine, statement: str, *values: object) -> list[Any]:
     with closing((at(database) if isinstance(database, Path) else database).writer()) as connection:
         connection.begin()
-        connection.execute(statement, values)
+        found = connection.execute(statement, values).fetchall()
         connection.commit()
+        return found
+
+
+class Stranger:
+    """Another process at a database, on a machine of which nothing is known."""
+
+    def __init__(self, database: Path | Engine, token: str = "stranger") -> None:
+        self._database = database
+        _execute(
+            database,
+            "INSERT INTO processes (token, pid, host, machine, started, since, lease_until) "
+            "VALUES (?, 1, 'there', 'of another', '', 0, database_now() + 60)",
+            token,
+        )
+        self.number = _execute(database, "SELECT process_id FROM processes WHERE token = ?", token)[0][0]
+
+    def sends(self, key: str, attempt: str = "theirs") -> None:
+        """It has a request of that key on its way."""
+        names = "attempt_id, run_id, node_id, key, number, provider, model, status, started_at, usage, process"
+        values = "?, 'r9', 'n', ?, 1, 'p', 'm', 'sent', 0, '{}', ?"
+        _execute(self._database, f"INSERT INTO attempts ({names}) VALUES ({values})", attempt, key, self.number)
+
+    def ends(self, attempt: str = "theirs") -> None:
+        """That is over."""
+        _execute(self._database, "UPDATE attempts SET status = 'failed' WHERE attempt_id = ?", attempt)
+
+    def dies(self) -> None:
+        """Nothing is heard of it any more."""
+        _execute(self._database, "UPDATE processes SET lease_until = 0 WHERE process_id = ?", self.number)

@@ -114,14 +114,11 @@ class Recorder:
 
     runs_on_record = frozenset({"r1"})
 
-    async def begin_attempt(self, lease: RunLease, attempt: AttemptRecord) -> None: ...
+    async def begin_attempt(self, lease: RunLease, attempt: AttemptRecord, **how: object) -> None: ...
 
     async def commit(self, **rows: AttemptRecord | RunLease | MemoRecord | Sequence[NodeWrite] | None) -> None: ...
 
     def others_wrote(self, within: float) -> bool:
-        return False
-
-    async def sent_elsewhere(self, key: str, *, since: float) -> bool:
         return False
 
     async def latencies(self, like: AttemptRecord) -> list[float]:

@@ -8,11 +8,13 @@ which a pooler cannot tell.
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 import threading
 import time
+import zlib
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -36,6 +38,9 @@ NUMBERS: Final = 64
 """Of texts, taken from the server at a time: at first a few, then as many as were used the last time."""
 TEXT: Final = b"\x07"
 """Before a text in a column that also holds bytes: none of those begins so, neither what deflate gives nor a digit."""
+KEY_CLASS: Final = 0x464C
+KEY_LOCKS: Final = 1024
+"""Advisory locks that keys share: the class of their numbers, and how many there are."""
 WRITES: Final = "BEGIN; SET LOCAL enable_seqscan = off"
 """What is written is looked up by keys: a plan that was made while a table was small would go through all of it."""
 READS: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
@@ -147,6 +152,14 @@ class PostgresConnection:
         number = self._numbers.popleft()
         self._texts.append((number, run_seq, body))
         return number
+
+    def lock_keys(self, keys: Collection[str]) -> None:
+        """In their order, so that no two wait for each other in a circle. They share some locks, of which a server has not many."""
+        numbers = sorted({zlib.crc32(key.encode()) % KEY_LOCKS for key in keys})
+        self.execute(
+            f"SELECT pg_advisory_xact_lock({KEY_CLASS}, cast(value AS int)) FROM json_array_elements_text(cast(? AS json))",
+            (json.dumps(numbers),),
+        )
 
     def fetch(self, query: str, values: Any) -> list[Row]:
         """All rows of a query."""

@@ -144,6 +144,9 @@ class Others:
         """For all that is known."""
         return True
 
+    version = None
+    """That is not told."""
+
     def loss(self, connection: object) -> None:
         """A server tells it by errors."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -77,6 +77,10 @@ class Connection(Protocol):
         """Put a text into the table of texts; its number. It is there once something else was written."""
         ...
 
+    def lock_keys(self, keys: Collection[str]) -> None:
+        """Whoever wants to lock one of them waits until this transaction has ended. Before it locks anything else."""
+        ...
+
     def fetch(self, query: str, values: Values) -> list[Row]:
         """All rows of a query; of text that is damaged, some text."""
         ...
@@ -119,6 +123,11 @@ class Watch(Protocol):
 
     def others_wrote(self, within: float) -> bool:
         """Whether others may have written to it in so many last seconds. From any thread."""
+        ...
+
+    @property
+    def version(self) -> object:
+        """Another value than before once others have written to it; None: that is not known."""
         ...
 
     def loss(self, connection: Any) -> Any:

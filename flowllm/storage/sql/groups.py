@@ -44,7 +44,7 @@ def _apply_rows(connection: Connection, jobs: Iterable[Job], texts: Texts, prese
     rows: list[tuple[str, tuple[Any, ...]]] = []
     for job in jobs:
         job.error = _stale(connection, job.unit.leases, epochs, lock, presence)
-        if job.error is None:
+        if job.error is None and not job.passed:
             rows += job.unit.rows
     if rows:
         statements.write_rows(connection, rows, texts)

@@ -13,15 +13,21 @@ from flowllm.storage.sql.statements import Unit
 class Job:
     """A unit, who waits for it, and what became of it."""
 
-    __slots__ = ("done", "error", "future", "loop", "result", "unit")
+    __slots__ = ("done", "error", "future", "loop", "passed", "result", "unit")
 
     def __init__(self, unit: Unit, loop: asyncio.AbstractEventLoop) -> None:
         self.unit = unit
         self.loop = loop
         self.future: asyncio.Future[None] = loop.create_future()
         self.done = False
+        self.reset()
+
+    def reset(self) -> None:
+        """It was not carried out after all."""
         self.result: Any = None
         self.error: BaseException | None = None
+        self.passed = False
+        """Its rows are not written: another process has begun the same."""
 
 
 async def outlast(job: Job) -> None:

@@ -40,8 +40,6 @@ from flowllm.storage.sql.totals import CHARGED, summed
 KEYS: Final = 500
 """Keys in one look into the memo at most."""
 CONNECTIONS: Final = 4
-NEWEST: Final = 500
-"""Attempts among which one on its way is looked for."""
 TIMED: Final = 1000
 """Attempts among which those are looked for that say how long a request takes."""
 CURRENT: Final = """nodes.place IS NOT NULL AND ((SELECT epoch FROM runs WHERE run_id = {run}) = 1 OR NOT (
@@ -71,10 +69,6 @@ _COUNT: Final = (
 """Most have succeeded, and rows that are grouped are sorted before."""
 _ANSWERS: Final = (
     f"SELECT {columns('memo', *MemoRow._fields)} FROM memo WHERE key IN (SELECT value FROM json_each(:keys))"
-)
-_SENT: Final = (
-    f"SELECT 1 FROM (SELECT key, run_id, status, started_at FROM attempts ORDER BY seq DESC LIMIT {NEWEST}) AS newest "
-    "WHERE key = :key AND status = 'sent' AND run_id IN (SELECT value FROM json_each(:runs)) AND started_at >= :since LIMIT 1"
 )
 _LATENCIES: Final = (
     "SELECT node_id, finished_at - started_at FROM "
@@ -248,11 +242,6 @@ class Reader:
         values = {"run": to_text(run_id), "node": to_text(node_id or ""), "key": to_text(key or "")}
         rows = await self._all(query, values)
         return [attempt_of(AttemptRow._make(row)) for row in rows]
-
-    async def sent(self, key: str, run_ids: Sequence[RunId], *, since: float) -> bool:
-        """Whether one of the runs has a request of that key on its way, as far as the newest attempts tell."""
-        runs = json.dumps([to_text(run_id) for run_id in run_ids])
-        return bool(await self._all(_SENT, {"key": to_text(key), "runs": runs, "since": since}))
 
     async def latencies(self, like: AttemptRecord) -> list[float]:
         names = {"provider": to_text(like.provider), "model": to_text(like.model), "run": to_text(like.run_id)}

@@ -156,6 +156,7 @@ class AttemptRow(NamedTuple):
     reserved_tokens: float
     reserved_usd: float | None
     row_hash: str | None
+    process: int | None = None
 
 
 class MemoRow(NamedTuple):
@@ -317,8 +318,8 @@ def wait_row(wait: SuspensionRecord) -> tuple[Any, ...]:
     )
 
 
-def attempt_row(attempt: AttemptRecord) -> AttemptRow:
-    """An attempt as it is written. Raises ValueError for values that JSON cannot hold."""
+def attempt_row(attempt: AttemptRecord, process: int | None = None) -> AttemptRow:
+    """An attempt of a process as it is written. Raises ValueError for values that JSON cannot hold."""
     row = AttemptRow(
         to_text(attempt.attempt_id),
         to_text(attempt.run_id),
@@ -337,7 +338,7 @@ def attempt_row(attempt: AttemptRecord) -> AttemptRow:
         attempt.reserved_usd,
         None,
     )
-    return AttemptRow._make((*row[:-1], attempt_hash(row)))
+    return AttemptRow._make((*row[:-2], attempt_hash(row), process))
 
 
 def memo_row(memo: MemoRecord) -> MemoRow:
@@ -372,7 +373,7 @@ def _hashed(fields: tuple[str, ...], *without: str) -> Callable[[Any], tuple[Any
 # A damaged status is no status; where the output file ends is checked against its lines; whose a run is passes.
 _OF_RUN: Final = _hashed(RunRow._fields, "snapshot", "outputs", "row_hash", "status", "output_offset", "process")
 _OUTPUT: Final = NodeRow._fields.index("output")
-_OF_ATTEMPT: Final = _hashed(AttemptRow._fields, "row_hash")
+_OF_ATTEMPT: Final = _hashed(AttemptRow._fields, "row_hash", "process")
 _CONTENT_HASH: Final = MemoRow._fields.index("content_hash")
 
 

@@ -4,6 +4,7 @@ anything; `write_rows` executes them and keeps the totals of runs."""
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
@@ -43,7 +44,7 @@ def _upsert(table: str, fields: tuple[str, ...], key: str, *fixed: str) -> str:
 INSERT_RUN: Final = _insert("runs", RunRow._fields)
 INSERT_TAG: Final = _insert("tags", ("run_id", "tag"), "ON CONFLICT (run_id, tag) DO NOTHING")
 BEGIN_ATTEMPT: Final = _insert("attempts", AttemptRow._fields, "ON CONFLICT (attempt_id) DO NOTHING")
-END_ATTEMPT: Final = _upsert("attempts", AttemptRow._fields, "attempt_id", "run_id", "node_id")
+END_ATTEMPT: Final = _upsert("attempts", AttemptRow._fields, "attempt_id", "run_id", "node_id", "process")
 WRITE_MEMO: Final = _upsert("memo", (*MemoRow._fields, "text_id"), "key")
 WRITE_NODE: Final = _upsert("nodes", (*NodeRow._fields, "change_no"), "run_id, node_id", "parent")
 NOTE_RUNNING: Final = (
@@ -185,6 +186,11 @@ class Unit:
 
     rides: bool = False
     """Nobody waits for it, and it may be lost: it is written with whatever is committed next."""
+    equal: str = ""
+    """Its key: it is not written where another process has begun the same,"""
+    looked: float = math.inf
+    """or has stored an answer since then (monotonic seconds)."""
+
     removes: bool = False
     """It may remove what was written before."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +15,7 @@ from flowllm.core.errors import OwnershipLost, StorageFailed, StoreError
 from flowllm.core.types import Json, NodeId, NodeStatus, RunId, RunStatus
 from flowllm.storage.base import (
     AttemptRecord,
+    Elsewhere,
     ItemKey,
     MatchedItem,
     MemoRecord,
@@ -29,6 +31,7 @@ from flowllm.storage.sql import actions, item_matching, statements
 from flowllm.storage.sql.browsing import BrowsingReader
 from flowllm.storage.sql.engine import Engine
 from flowllm.storage.sql.faults import run_not_found
+from flowllm.storage.sql.flights import sent_by_others
 from flowllm.storage.sql.following import FollowingReader
 from flowllm.storage.sql.outputs import ChosenOutputs, StoredOutputs, StoredResults
 from flowllm.storage.sql.pairs import ComparingReader
@@ -57,7 +60,6 @@ GOING = 1_000_000
 """A limit that no number of runs that stand as running reaches."""
 
 
-_MOST_OTHERS = 100
 OTHERS_KNOWN = 0.25
 """Seconds for which it is believed who else is at work."""
 GAUGES_WHOLE = 600.0
@@ -85,8 +87,6 @@ class SqlStore(BrowsingReader, ComparingReader, FollowingReader, PastReader, Ran
         self._folder = folder
         self._listeners: dict[Callable[[str], object], None] = {}
         self._numbers = item_matching.Numbers()
-        self._others_now: list[RunId] = []
-        self._others_until = 0.0
         self._thinned = 0.0
         """Up to when gauges were thinned out, wall clock seconds."""
 
@@ -215,30 +215,27 @@ class SqlStore(BrowsingReader, ComparingReader, FollowingReader, PastReader, Ran
     def others_wrote(self, within: float) -> bool:
         return self._writer.others_wrote(within)
 
-    async def sent_elsewhere(self, key: str, *, since: float) -> bool:
-        others = await self._others()
-        return bool(others) and await self.sent(key, others, since=since)
-
-    async def _others(self) -> Sequence[RunId]:
-        """The runs that other processes carry out now, looked up once in a while."""
-        now = time.monotonic()
-        if now >= self._others_until:
-            self._others_until = now + OTHERS_KNOWN
-            found = await self.find_runs(limit=_MOST_OTHERS, running=True)
-            mine = (self._owner.pid, self._owner.host)
-            self._others_now = [
-                run.run_id
-                for run in found
-                if run.going and run.owner is not None and (run.owner.pid, run.owner.host) != mine
-            ]
-        return self._others_now
+    async def sent_elsewhere(self, keys: Sequence[str]) -> Mapping[str, str]:
+        names = {to_text(key): key for key in keys}
+        sent = await self._in_thread(lambda: sent_by_others(list(names), self.presence, self._fetch))
+        return {names[name]: attempt for name, attempt in sent.items()}
 
     async def mark_output(self, lease: RunLease, offset: int) -> None:
         await self._writer.write(actions.mark_output(lease, offset))
 
-    async def begin_attempt(self, lease: RunLease, attempt: AttemptRecord) -> None:
-        row = (statements.BEGIN_ATTEMPT, attempt_row(attempt))
-        await self._writer.write(Unit(leases=leases_of(attempt, lease, ()), rows=(row,), opens=attempt.attempt_id))
+    async def begin_attempt(
+        self, lease: RunLease, attempt: AttemptRecord, *, joins: bool = False, looked: float = -math.inf
+    ) -> Elsewhere | None:
+        record = attempt_row(attempt, self.presence.holder(lease.run_id))
+        unit = Unit(
+            leases=leases_of(attempt, lease, ()),
+            rows=((statements.BEGIN_ATTEMPT, record),),
+            opens=attempt.attempt_id,
+            equal=record.key if joins else "",
+            looked=time.monotonic() - looked,
+        )
+        found: Elsewhere | None = await self._writer.write(unit)
+        return found
 
     async def commit(
         self,
@@ -251,7 +248,7 @@ class SqlStore(BrowsingReader, ComparingReader, FollowingReader, PastReader, Ran
         rows: list[tuple[str, tuple[Any, ...]]] = []
         leases = leases_of(attempt, attempt_lease, nodes)
         if attempt is not None:
-            rows.append((statements.END_ATTEMPT, attempt_row(attempt)))
+            rows.append((statements.END_ATTEMPT, attempt_row(attempt, self.presence.holder(attempt.run_id))))
         if memo is not None:
             rows.append((statements.WRITE_MEMO, memo_row(memo)))
         rows += [(statements.WRITE_NODE, node_row(write.node)) for write in nodes]

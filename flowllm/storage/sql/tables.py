@@ -157,7 +157,9 @@ attempts = Table(
     Column("reserved_tokens", Float(53), nullable=False, server_default=text("0")),
     Column("reserved_usd", Float(53)),
     Column("row_hash", Text),
+    Column("process", BIG),
     Index("ix_attempts_run_node", "run_id", "node_id"),
+    Index("ix_attempts_sent", "key", **_where("status = 'sent'")),
 )
 
 memo = Table(

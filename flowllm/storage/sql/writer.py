@@ -22,6 +22,7 @@ from flowllm.core.records import dataclass
 from flowllm.storage.base import RunLease
 from flowllm.storage.sql.engine import Connection, Engine
 from flowllm.storage.sql.faults import Lost, kept_in, no_room
+from flowllm.storage.sql.flights import Flights
 from flowllm.storage.sql.groups import apply, take_back
 from flowllm.storage.sql.jobs import Job, outlast, wake
 from flowllm.storage.sql.patience import Patience
@@ -61,6 +62,7 @@ class Writer:
 
     def __init__(self, engine: Engine, *, failpoints: Failpoints | None = None) -> None:
         self.presence = Presence()
+        self._flights = Flights(self.presence)
         self._engine = engine
         self.patience = Patience(engine)
         self._failpoints = failpoints or Failpoints()
@@ -229,14 +231,14 @@ class Writer:
             job.error = job.error or self._lost.error()
             self._lost_told = self._lost_told or not unit.rides
         self._open.discard(unit.closes)
-        if job.error is not None:
+        if job.error is not None or job.passed:
             self._open.discard(unit.opens)
         if job.error is None and unit.is_result and unit.size > self._largest:
             self._largest = unit.size
             self._room = max(self._room, len(packed(unit)) * 5 // 4)
 
     def _note_results(self, jobs: Sequence[Job]) -> None:
-        done = [job.unit for job in jobs if job.error is None]
+        done = [job.unit for job in jobs if job.error is None and not job.passed]
         noted = [SENT + unit.opens for unit in done if unit.opens]
         noted += [unit.closes for unit in done if unit.closes]
         if noted:
@@ -271,7 +273,7 @@ class Writer:
         error = self._attempt(jobs) if jobs else None
         if error is not None and len(jobs) > 1 and self._engine.worth_one_by_one(error):
             for job in (job for job in jobs if not job.unit.rides):
-                job.result = job.error = None
+                job.reset()
                 if self._spill.holds and job.unit.is_result and not self._engine.concerns_data(error):
                     self._fail([job], error)  # its place is behind those that wait
                 else:
@@ -322,9 +324,10 @@ class Writer:
             if again and self._engine.settled(connection):
                 return None
             for job in jobs if again else ():
-                job.result = job.error = None
+                job.reset()
             connection.begin()
             self._watch.opened(connection)
+            self._flights.pass_over(connection, self._watch, jobs)
             if self.presence.due:
                 self.presence.beat(connection)
             if after_results and self._spill.holds:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from functools import lru_cache
 from itertools import chain
@@ -71,6 +71,9 @@ class SqliteConnection(sqlite3.Connection):
     for_update = for_share = ""
     """Who writes has the whole database."""
     finds_contents = False
+
+    def lock_keys(self, keys: Collection[str]) -> None:
+        """Who writes has the whole database."""
 
     def write(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
         """Several rows with each execution: around every one another thread may take the interpreter's lock, and then

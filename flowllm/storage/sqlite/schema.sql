@@ -16,10 +16,12 @@ CREATE TABLE attempts (
   reserved_tokens FLOAT DEFAULT 0 NOT NULL,
   reserved_usd FLOAT,
   row_hash TEXT,
+  process INTEGER,
   PRIMARY KEY (seq),
   UNIQUE (attempt_id)
 );
 CREATE INDEX ix_attempts_run_node ON attempts (run_id, node_id);
+CREATE INDEX ix_attempts_sent ON attempts ("key") WHERE status = 'sent';
 CREATE TABLE gauges (
   process TEXT NOT NULL,
   account TEXT NOT NULL,

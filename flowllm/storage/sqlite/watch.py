@@ -47,6 +47,7 @@ class Watch:
         self._beside: dict[Path, tuple[int, int] | None] | None = None
         self._version: int | None = None
         """SQLite's count of what other connections have written, as the connection sees it."""
+        self._connections = 0
         self._looked = self._others_wrote = -math.inf
         """When that was read, and last found changed (monotonic seconds)."""
 
@@ -64,12 +65,18 @@ class Watch:
     def closed(self) -> None:
         """The connection is given back: the next one may find other files beside it."""
         self._beside = self._version = None
+        self._connections += 1
         self._others_wrote = time.monotonic()  # for all that is known
 
     def others_wrote(self, within: float) -> bool:
         """Whether others may have written to it in so many last seconds. From any thread."""
         now = time.monotonic()
         return now > self._looked + OTHERS_KNOWN or now <= self._others_wrote + within
+
+    @property
+    def version(self) -> object:
+        """Another value than before once others have written to it; as it was when a transaction last began."""
+        return self._connections, self._version
 
     def loss(self, connection: sqlite3.Connection) -> Loss | None:
         """What is no longer as it was opened, if anything; `connection` is the one that has it open."""

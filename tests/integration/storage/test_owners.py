@@ -11,7 +11,7 @@ import pytest
 
 from flowllm.core.clock import SystemClock
 from flowllm.core.errors import OwnershipLost, RunOwned
-from flowllm.core.types import AttemptStatus, RunId, RunStatus
+from flowllm.core.types import RunId, RunStatus
 from flowllm.storage.base import NodeWrite
 from flowllm.storage.open import open_store, this_process
 from flowllm.storage.sql import store as sql
@@ -19,7 +19,7 @@ from flowllm.storage.sql.store import SqlStore
 from flowllm.storage.sqlite import watch
 from tests.support.owners import end, silence
 from tests.support.process import worker
-from tests.support.records import ME, OTHER, attempt_of_node, lease_of, node, run
+from tests.support.records import ME, OTHER, lease_of, node, run
 
 pytestmark = pytest.mark.anyio
 WORKER = "tests.integration.storage.worker"
@@ -116,28 +116,6 @@ async def test_a_store_that_closes_gives_its_runs_back(path: Path, disk: SqlStor
     await other.close()
     assert (await disk.run(R1)).status is RunStatus.INTERRUPTED
     assert (await disk.claim_run(R1, ME)).epoch == 2
-
-
-async def test_a_request_on_its_way_is_seen_of_other_processes_that_are_alive(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sql, "OTHERS_KNOWN", 0.0)
-    first = await open_store(str(tmp_path / "f.db"), clock=SystemClock())
-    other = await open_store(str(tmp_path / "f.db"), clock=SystemClock())
-    made = await other.create_run(run("r1", owner=OTHER))
-    sent = attempt_of_node("a", "r1", status=AttemptStatus.SENT)
-    await other.begin_attempt(lease_of(made), sent)
-    began = sent.started_at
-    assert await first.sent_elsewhere(sent.key, since=began)
-    assert not await first.sent_elsewhere("another", since=began)
-    assert not await first.sent_elsewhere(sent.key, since=began + 1)
-    monkeypatch.setattr(first, "_owner", OTHER)  # its own requests are single flight's
-    assert not await first.sent_elsewhere(sent.key, since=began)
-    monkeypatch.undo()
-    await other.close()  # as when it was killed: it holds no lock any more, and the run stands as running
-    monkeypatch.setattr(first, "_others_until", 0.0)
-    assert not await first.sent_elsewhere(sent.key, since=began)
-    await first.close()
 
 
 async def test_what_others_write_is_known_by_the_next_commit_and_not_believed_for_long(

@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import closing
 
 import pytest
 
-from flowllm.calls.executor import DEFER_AT_MOST
 from flowllm.calls.stored_answer import memo_record
 from flowllm.calls.validation import Validator
+from flowllm.core.cancel import CallStopped
 from flowllm.core.request import Answer, Completion, OutputFormat
 from flowllm.core.types import RetryPolicy, Usage
+from flowllm.storage.sql.rows import memo_row
+from flowllm.storage.sql.statements import WRITE_MEMO
+from flowllm.storage.sqlite.connection import connect_writer
 from tests.support.bench import Bench, TextsBench
 from tests.support.calls import FakeProvider
-from tests.support.stores import InlineStore
+from tests.support.owners import Stranger
 from tests.support.virtual import run_virtual
 
 USAGE = Usage(input_tokens=3, output_tokens=5)
 QUICK = RetryPolicy(max_attempts=3, initial_delay=1, jitter=False)
-
-
-class Shared(InlineStore):
-    """One that another process works with too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sent_until = 0.0
-
-    async def sent_elsewhere(self, key: str, *, since: float) -> bool:
-        return asyncio.get_running_loop().time() < self.sent_until
 
 
 async def _answered_elsewhere(bench: Bench, key: str) -> None:
@@ -86,33 +79,94 @@ def test_where_no_other_process_writes_the_cache_is_asked_once(others: bool, sco
     run_virtual(main())
 
 
-@pytest.mark.parametrize("answered", [True, False])
-def test_a_request_that_another_process_has_sent_is_waited_for_without_a_slot(answered: bool) -> None:
+@pytest.mark.parametrize("end", ["answered", "failed", "dead"])
+def test_a_request_that_another_process_has_sent_is_waited_for_without_a_slot(end: str) -> None:
     async def main() -> None:
         bench, provider = Bench(max_concurrent=1), FakeProvider()
-        bench.store = bench.line.store = bench.memo._store = store = Shared()
-        store.sent_until = 10.0
-        tasks = [asyncio.create_task(bench.ask(provider, node=n, key=n)) for n in ("a", "b")]
+        await bench.open("r1")
+        other = Stranger(bench.store.path)
+        other.sends("b")
+        waiting = asyncio.create_task(bench.ask(provider, node="b", key="b"))
         await asyncio.sleep(5)
-        assert len(provider.sent) == 1
-        other = asyncio.create_task(bench.ask(provider, node="c", key="c"))
-        assert (await other).value == "answer"
-        if answered:
+        assert provider.sent == []
+        assert (await bench.ask(provider, node="c", key="c")).value == "answer"
+        if end == "answered":
             await _answered_elsewhere(bench, "b")
-        assert (await asyncio.gather(*tasks))[1].value == ("theirs" if answered else "answer")
-        assert len(provider.sent) == (2 if answered else 3)
-        assert asyncio.get_running_loop().time() < (6.5 if answered else 12)
+        other.dies() if end == "dead" else other.ends()
+        ended = asyncio.get_running_loop().time()
+        assert (await waiting).value == ("theirs" if end == "answered" else "answer")
+        assert len(provider.sent) == (1 if end == "answered" else 2)
+        assert asyncio.get_running_loop().time() <= ended + (0.5 if end == "answered" else 1.5)
+        assert [attempt.key for attempt in await bench.store.attempts("r1")] == ["c", "b"][: len(provider.sent)]
 
     run_virtual(main())
 
 
-def test_another_process_is_not_waited_for_for_ever() -> None:
+def test_one_request_of_another_process_is_not_waited_for_longer_than_a_request_may_take() -> None:
+    async def main() -> None:
+        bench, provider = Bench(), FakeProvider()
+        await bench.open("r1")
+        other = Stranger(bench.store.path)
+        other.sends("a", "first")
+        asking = asyncio.create_task(bench.ask(provider, key="a", retry=RetryPolicy(attempt_timeout=60)))
+        await asyncio.sleep(50)
+        other.ends("first")
+        other.sends("a", "second")
+        await asking
+        assert 110 <= asyncio.get_running_loop().time() < 113
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("how", [{"join": False}, {"read_memo": False}])
+def test_who_wants_an_answer_of_its_own_does_not_wait_for_others(how: dict[str, bool]) -> None:
+    async def main() -> None:
+        bench, provider = Bench(), FakeProvider()
+        await bench.open("r1")
+        Stranger(bench.store.path).sends("a")
+        assert (await bench.ask(provider, key="a", **how)).value == "answer"
+        assert asyncio.get_running_loop().time() < 2
+
+    run_virtual(main())
+
+
+def test_a_run_that_stops_leaves_the_request_of_another_process() -> None:
     async def main() -> None:
         bench, provider = Bench(max_concurrent=1), FakeProvider()
-        bench.store = bench.line.store = bench.memo._store = store = Shared()
-        store.sent_until = 1e9
-        await asyncio.gather(*(bench.ask(provider, node=n, key=n) for n in ("a", "b")))
-        assert DEFER_AT_MOST <= asyncio.get_running_loop().time() < DEFER_AT_MOST + 10
+        await bench.open("r1")
+        Stranger(bench.store.path).sends("a")
+        asking = asyncio.create_task(bench.ask(provider, key="a"))
+        await asyncio.sleep(3)
+        bench.token.stop()
+        with pytest.raises(CallStopped):
+            await asking
+        assert provider.sent == []
+        assert bench.line.others._waiting == {}
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("will_do", [True, False])
+def test_what_another_process_was_answered_after_the_look_is_found_in_the_moment_of_sending(will_do: bool) -> None:
+    async def main() -> None:
+        bench, provider = Bench(), FakeProvider()
+        await bench.open("r1")
+        answer = Answer(value="theirs", model="m-2", provider="fake", cost_usd=0.7, truncated=not will_do)
+        record = memo_record("a", answer, now=bench.clock.now())
+        memo, looks = bench.store.memo, []
+
+        async def look(key: str) -> object:
+            found = await memo(key)
+            if not looks:
+                with closing(connect_writer(bench.store.path)) as other:
+                    other.execute(WRITE_MEMO.replace(", text_id", "").replace(", ?)", ")", 1), memo_row(record))
+            looks.append(key)
+            return found
+
+        bench.store.memo = look
+        found = await bench.ask(provider, key="a", keep_truncated=False)
+        assert (found.value, len(provider.sent)) == (("theirs", 0) if will_do else ("answer", 1))
+        assert looks == ["a", "a"]
 
     run_virtual(main())
 

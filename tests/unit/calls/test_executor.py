@@ -109,9 +109,9 @@ def test_a_429_pauses_the_whole_account_even_those_already_admitted() -> None:
         limited, other = FakeProvider(RateLimited("429", retry_after=30)), FakeProvider()
         begin = bench.store.begin_attempt
 
-        async def slow(*how: object) -> None:
+        async def slow(*row: object, **how: object) -> None:
             await asyncio.sleep(0.5)
-            await begin(*how)
+            await begin(*row, **how)
 
         bench.store.begin_attempt = slow
         first = asyncio.create_task(bench.ask(limited, retry=QUICK))
@@ -233,8 +233,8 @@ def test_how_long_an_attempt_took_is_its_time_on_the_wire() -> None:
         bench = Bench()
         begin = bench.store.begin_attempt
 
-        async def slow(*how: object) -> None:
-            await begin(*how)
+        async def slow(*row: object, **how: object) -> None:
+            await begin(*row, **how)
             await asyncio.sleep(5)
 
         bench.store.begin_attempt = slow
@@ -250,8 +250,8 @@ def test_a_stop_before_the_wire_sends_nothing_and_says_so_in_the_record() -> Non
         bench, provider = Bench(), FakeProvider()
         begin = bench.store.begin_attempt
 
-        async def slow(*how: object) -> None:
-            await begin(*how)
+        async def slow(*row: object, **how: object) -> None:
+            await begin(*row, **how)
             await asyncio.sleep(5)
 
         bench.store.begin_attempt = slow
@@ -318,9 +318,9 @@ def test_a_slots_next_request_goes_only_after_the_commit_and_a_full_disk_goes_to
                 await commit(**rows)
                 durable.append(bench.clock.monotonic())
 
-        async def in_turn(*row: object) -> None:
+        async def in_turn(*row: object, **how: object) -> None:
             async with turn:
-                await begin(*row)
+                await begin(*row, **how)
 
         bench.store.commit, bench.store.begin_attempt = slow, in_turn
         await asyncio.gather(*(bench.ask(provider, node, key=node * 64) for node in "abc"))

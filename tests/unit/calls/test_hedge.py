@@ -312,8 +312,8 @@ def test_a_second_attempt_that_may_not_go_out_yet_is_not_waited_for_once_the_fir
         bench, provider = Bench(), Slow((6, ServerFailed("500")))
         begin = bench.store.begin_attempt
 
-        async def paused_meanwhile(lease: RunLease, record: AttemptRecord) -> None:
-            await begin(lease, record)
+        async def paused_meanwhile(lease: RunLease, record: AttemptRecord, **how: object) -> None:
+            await begin(lease, record, **how)
             if record.number == 2:
                 pause = Departure(model="m", at=bench.clock.monotonic())
                 bench.limiter._account(provider.account).limited(60.0, pause)

@@ -13,6 +13,7 @@ from flowllm.core.events import NodeWaiting
 from flowllm.core.types import Budget, RetryPolicy, Usage
 from tests.support.bench import Bench, TextsBench
 from tests.support.calls import FakeProvider, caller, make_call
+from tests.support.owners import Stranger
 from tests.support.stores import InlineStore
 from tests.support.virtual import run_virtual
 
@@ -33,25 +34,20 @@ class Noted(InlineStore):
 
 
 class Slow(Noted):
-    """One on a slow disk, with another process at work until then."""
-
-    sent_until = 0.0
+    """One on a slow disk."""
 
     async def memo(self, key: str) -> object:
         await asyncio.sleep(0.25)
         return await super().memo(key)
 
-    async def begin_attempt(self, *how: object) -> None:
+    async def begin_attempt(self, *args: object, **how: object) -> object:
         await asyncio.sleep(0.5)
-        await super().begin_attempt(*how)
-
-    async def sent_elsewhere(self, key: str, *, since: float) -> bool:
-        return asyncio.get_running_loop().time() < self.sent_until
+        return await super().begin_attempt(*args, **how)
 
 
 def bench(store: Noted | None = None, **limits: object) -> Bench:
     made = Bench(**limits)
-    made.store = made.line.store = made.memo._store = store or Noted()
+    made.store = made.line.store = made.line.others.store = made.memo._store = store or Noted()
     return made
 
 
@@ -118,19 +114,19 @@ def test_backoff_is_divided_from_what_the_server_asked_for() -> None:
     run_virtual(main())
 
 
-def test_an_equal_request_of_another_process_is_a_wait_for_the_cache() -> None:
+def test_an_equal_request_of_another_process_is_waited_for_as_one_of_this_process_is() -> None:
     async def main() -> None:
         store = Slow()
-        store.sent_until = 4.0
-        made = bench(store, max_concurrent=1)
-        busy = asyncio.create_task(made.ask(FakeProvider(), "busy", key="b" * 64))
-        await asyncio.sleep(0.1)
-        await made.ask(FakeProvider())
-        await busy
+        made, other = bench(store), Stranger(store.path)
+        other.sends("k")
+        asking = asyncio.create_task(made.ask(FakeProvider(), key="k"))
+        await asyncio.sleep(4.0)
+        other.ends()
+        await asking
         found = waits(made)
-        assert found.pop("cache_lookup") == pytest.approx(4.0 - 1.75 + 0.25, abs=0.5)
-        assert (found["commit"], found["slot"]) == (0.5, pytest.approx(1.4))
-        assert told(made)[:2] == [("a", "slot"), ("a", "cache_lookup")]
+        assert found["equal_call"] == pytest.approx(4.0 - 0.75, abs=0.5)
+        assert (found["commit"], found["cache_lookup"]) == (1.0, 0.75)
+        assert told(made) == [("a", "equal_call")]
 
     run_virtual(main())
 
