@@ -44,15 +44,17 @@ class Author:
     """Writes a graph: plain, optional and status references, twins, forgiven failures, foreach, graphs within whose steps
     have the names of those without, and schemas that differ between them."""
 
-    def __init__(self, draw: random.Random) -> None:
+    def __init__(self, draw: random.Random, *, name: str = "") -> None:
+        """Graphs of different names have no prompt in common."""
         self._draw = draw
+        self._name = name
         self._count = 0
 
     def chance(self, share: float) -> bool:
         return self._draw.random() < share
 
     def workflow(self) -> str:
-        return as_yaml({"name": "sim", **self.graph(self._draw.randint(3, 10), depth=0, unique=True)})
+        return as_yaml({"name": self._name or "sim", **self.graph(self._draw.randint(3, 10), depth=0, unique=True)})
 
     def graph(self, size: int, *, depth: int, unique: bool) -> dict[str, Json]:
         """`unique`: no other run of it has the same inputs."""
@@ -116,7 +118,7 @@ class Author:
 
     def prompt(self, number: int, refs: str, depth: int, *, each: bool, unique: bool) -> dict[str, Json]:
         twin = self.chance(0.3)
-        word = "twin" if twin else f"p{self._count}"
+        word = f"{self._name}twin" if twin else f"{self._name}p{self._count}"
         refs = "" if twin and self.chance(0.7) else refs
         own = unique and not twin and self.chance(0.3)
         more = ("{{ item }} " if each else "") + ("{{ index }} " if each and own else "")

@@ -368,11 +368,15 @@ def check(world: World) -> None:
     repeats = sum(count - 1 for count in world.paid.values())
     if repeats > world.lost_in_crashes:
         raise Broken(f"P2: {repeats} answers were paid twice, {world.lost_in_crashes} were in flight at crashes")
-    wanted = expected(world.workflow)
-    found = {name: status for name, (status, _) in world.nodes.items()}
+    compare(world.workflow, {name: status for name, (status, _) in world.nodes.items()}, world.result.outputs)
+
+
+def compare(workflow: object, found: dict[str, NodeStatus], outputs: object) -> None:
+    """What came of a workflow with what has to. Raises Broken."""
+    wanted = expected(workflow)
     for name in {*found, *wanted.status}:
         left_over = name in wanted.perhaps and found.get(name) in {None, NodeStatus.RUNNING}
         if found.get(name) is not wanted.status.get(name) and not left_over:
             raise Broken(f"P5: {name} is {found.get(name)} instead of {wanted.status.get(name)}")
-    if world.result.outputs != wanted.outputs:
-        raise Broken(f"P5: the outputs are {world.result.outputs} instead of {wanted.outputs}")
+    if outputs != wanted.outputs:
+        raise Broken(f"P5: the outputs are {outputs} instead of {wanted.outputs}")

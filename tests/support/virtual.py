@@ -27,6 +27,8 @@ class Timer(asyncio.TimerHandle):
 class VirtualLoop(asyncio.SelectorEventLoop):
     """For code that waits only on timers and on other tasks, and for threads where it says so: no sockets."""
 
+    timer: type[Timer] = Timer
+
     def __init__(self) -> None:
         super().__init__()
         self._virtual_now = 0.0
@@ -34,7 +36,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._timers = itertools.count()
 
     def call_at(self, when: float, callback: Any, *args: Any, context: Context | None = None) -> asyncio.TimerHandle:
-        timer = Timer(when, callback, args, self, context)
+        timer = self.timer(when, callback, args, self, context)
         timer.number = next(self._timers)
         timer._scheduled = True
         heapq.heappush(self._scheduled, timer)
@@ -54,8 +56,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def run_in_executor(self, *work: Any) -> asyncio.Future[Any]:
         self._outside += 1
-        done = super().run_in_executor(*work)
-        done.add_done_callback(lambda _: self._back())
+        done = Context().run(super().run_in_executor, *work)  # also when nothing moves any more where it is waited for
+        done.add_done_callback(lambda _: self._back(), context=Context())
         return done
 
     async def shutdown_default_executor(self, timeout: float | None = None) -> None:

@@ -1,0 +1,28 @@
+"""Seeded simulation of many processes at one database, in one virtual time: they are killed, stopped for a while, and late."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.processes import databases, runs
+
+
+def play(what: object, kind: str, seeds: range) -> None:
+    for seed in seeds:
+        try:
+            with databases.new(kind) as database:
+                what.play(seed, database)
+        except Exception as error:
+            raise AssertionError(f"{what.__name__}, {kind}, seed {seed}: {type(error).__name__}: {error}") from error
+
+
+@pytest.mark.parametrize(("kind", "seeds"), [("sqlite", range(12)), ("postgres", range(3))])
+def test_runs_are_gone_on_with_by_other_processes(kind: str, seeds: range) -> None:
+    play(runs, kind, seeds)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("block", range(20))
+def test_runs_of_hundreds_of_seeds_are_gone_on_with_by_other_processes(block: int) -> None:
+    play(runs, "sqlite", range(1000 + block * 25, 1025 + block * 25))
+    play(runs, "postgres", range(1000 + block * 3, 1003 + block * 3))
