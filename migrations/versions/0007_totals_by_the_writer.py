@@ -17,7 +17,7 @@ TRIGGERS = ("runs_insert", "runs_delete", "nodes_insert", "nodes_update", "attem
 
 
 def upgrade() -> None:
-    for name in TRIGGERS:
+    for name in TRIGGERS if op.get_bind().dialect.name == "sqlite" else ():
         op.execute(f"DROP TRIGGER IF EXISTS {name}_totals")
     op.drop_index("ix_nodes_parent_place", "nodes")
     op.create_index("ix_nodes_parent_place", "nodes", ["run_id", "parent", "place", "epoch", "status"])
