@@ -19,6 +19,7 @@ from flowllm.storage.base import ItemKey, NodeWrite, RunLease
 from flowllm.storage.open import open_store
 from flowllm.storage.sql import patience
 from flowllm.storage.sql.store import SqlStore
+from tests.support.pooler import pooled
 from tests.support.postgres import ask, database, named, restart, started
 from tests.support.proxy import Proxy, proxied
 from tests.support.records import ME, answer, attempt_of_node, lease_of, node, run
@@ -161,6 +162,23 @@ async def test_who_is_stopped_meanwhile_keeps_results_beside_it(
     async with opened(proxy.url) as store:
         await store.commit(memo=answer("x"))  # the first that is written brings it in
         await is_whole(store, ["a"])
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+async def test_behind_a_pooler_that_spreads_transactions_over_its_connections(url: str, hidden: bool) -> None:
+    with tempfile.TemporaryDirectory() as folder, pooled(url, Path(folder), hidden=hidden) as pooler:
+        async with opened(pooler.url) as store, opened(pooler.url) as other:
+            lease = lease_of(await store.create_run(run("r1", owner=ME)))
+            second = lease_of(await other.create_run(run("r2", owner=ME)))
+            names = [f"n{number}" for number in range(30)]
+            for begin in range(0, 30, 10):
+                part = names[begin : begin + 10]
+                await asyncio.gather(writes(store, lease, part), writes(other, second, [f"{name}x" for name in part]))
+                await asyncio.gather(*(store.memo(answer(name).key) for name in names))
+            assert (await store.memo_stats()).entries == 60
+            await is_whole(store, names)
+            assert list(store.outputs(R1, NodeId("each"))) == []
+    assert pooler.transactions > 20
 
 
 async def test_a_server_that_is_started_anew_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
