@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.author import Author
+from tests.support.on_server import ServerProject
+from tests.support.postgres import database
 from tests.support.project import Project
 from tests.support.replies import ByPrompt
 from tests.support.server import Server, running_server
@@ -22,6 +24,16 @@ def server() -> Iterator[Server]:
 @pytest.fixture
 def project(tmp_path: Path, server: Server) -> Project:
     return Project(tmp_path, server.url)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def anywhere(request: pytest.FixtureRequest, tmp_path: Path, server: Server) -> Iterator[Project]:
+    """As `project`, on each kind of database."""
+    if request.param == "sqlite":
+        yield Project(tmp_path, server.url)
+        return
+    with database() as url:
+        yield ServerProject(tmp_path, server.url, url)
 
 
 @pytest.fixture

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from flowllm.cli.main import cli
+from flowllm.storage.sql.engine import Engine
+from flowllm.storage.sqlite.engine import at
 from tests.support.warm import LARGEST_FILE, Forked
 
 if TYPE_CHECKING:
@@ -147,6 +149,11 @@ class Project:
             os.chdir(folder)
 
     # what is on disk
+
+    @property
+    def engine(self) -> Engine:
+        """Its database, which must be there."""
+        return at(self.database)
 
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """Read the database behind flowllm's back."""
