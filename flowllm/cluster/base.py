@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -66,6 +66,16 @@ class ClusterCall:
     resources: Resources
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterWorker:
+    """A worker that is to be on a node."""
+
+    words: Sequence[str]
+    """Of its command, `flowllm …`."""
+    environ: Mapping[str, str]
+    """Variables of its environment besides those of its node; they travel as an argument, so that nothing shows or keeps them."""
+
+
 class Cluster(Protocol):
     """Machines that work for one run."""
 
@@ -79,6 +89,19 @@ class Cluster(Protocol):
 
         Raises WorkLost if it did not come to its end, ClusterDown if there is no cluster (any more).
         """
+        ...
+
+    async def nodes(self) -> int:
+        """How many nodes it has. Raises ClusterDown."""
+        ...
+
+    async def work(self, worker: ClusterWorker, said: Callable[[str], None]) -> tuple[int, str]:
+        """Have a worker on one of its nodes, which is started again where that dies, until its process ends: its exit code,
+        and the last line that it wrote. `said` hears all of them. Raises ClusterDown."""
+        ...
+
+    def stop_workers(self, *, cancel: bool) -> None:
+        """Nothing is left for them to do; `cancel`: what they have in flight is not wanted either."""
         ...
 
     async def close(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 import os
 import re
 import secrets
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import IO, Final
 
 import flowllm
-from flowllm.cluster.base import ClusterAddress, ClusterCall
+from flowllm.cluster.base import ClusterAddress, ClusterCall, ClusterWorker
 from flowllm.cluster.frames import frame, read_frame
 from flowllm.core.errors import ClusterDown, PackageMissing, WorkLost
 from flowllm.core.fingerprint import digest
@@ -72,6 +73,7 @@ class RayCluster:
         self._numbers = itertools.count()
         self._waiting: dict[int, asyncio.Future[bytes]] = {}
         self._shared: set[str] = set()
+        self._said: dict[int, Callable[[str], None]] = {}
         self._opening: asyncio.Task[None] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -93,9 +95,7 @@ class RayCluster:
 
     async def call(self, work: ClusterCall) -> bytes:
         """See `Cluster`."""
-        self.start()
-        assert self._opening is not None  # noqa: S101 - it has just been started
-        await asyncio.shield(self._opening)
+        await self._opened()
         self._check(work.resources)
         code, number = digest(work.code.decode()), next(self._numbers)
         if code not in self._shared:
@@ -123,6 +123,37 @@ class RayCluster:
             self._waiting.pop(number, None)
         return found
 
+    async def nodes(self) -> int:
+        """See `Cluster`."""
+        await self._opened()
+        return len(self._nodes)
+
+    async def work(self, worker: ClusterWorker, said: Callable[[str], None]) -> tuple[int, str]:
+        """See `Cluster`."""
+        await self._opened()
+        number = next(self._numbers)
+        ended = self._waiting[number] = asyncio.get_running_loop().create_future()
+        self._said[number] = said
+        message = {"do": "work", "id": number, "words": list(worker.words)}
+        self._send(message, json.dumps(dict(worker.environ)).encode())
+        try:
+            code, last = json.loads(await ended)
+        finally:
+            del self._waiting[number], self._said[number]
+        return int(code), str(last)
+
+    def stop_workers(self, *, cancel: bool) -> None:
+        """See `Cluster`."""
+        for number in self._said:
+            self._send({"do": "stop", "id": number, "cancel": cancel})
+
+    async def _opened(self) -> None:
+        self.start()
+        assert self._opening is not None  # noqa: S101 - it has just been started
+        await asyncio.shield(self._opening)
+        if self._down is not None:
+            raise self._down
+
     async def close(self) -> None:
         """See `Cluster`."""
         await to_the_end(self._close())
@@ -143,9 +174,7 @@ class RayCluster:
             await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 
     def _check(self, wanted: Resources) -> None:
-        """Raises ClusterDown, and WorkLost for what no node of a cluster has that does not grow."""
-        if self._down is not None:
-            raise self._down
+        """Raises WorkLost for what no node of a cluster has that does not grow."""
         if wanted in self._unmet or any(_fits(wanted, node) for node in self._nodes):
             return
         most = _most(self._nodes)
@@ -215,17 +244,26 @@ class RayCluster:
         with contextlib.suppress(EOFError, asyncio.IncompleteReadError):
             while True:
                 message, data = await read_frame(reader)
-                future = self._waiting.get(message["id"])
-                if future is None or future.done():
-                    continue
-                if message["did"] == "done":
-                    future.set_result(data)
-                else:
-                    future.set_exception(WorkLost(message["message"], hint="`retry` says whether it is done again"))
+                self._heard(message, data)
         self._down = ClusterDown("the connection to Ray is lost", hint=_HINT)
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(self._down)
+
+    def _heard(self, message: dict[str, Json], data: bytes) -> None:
+        future = self._waiting.get(message["id"])
+        if future is None or future.done():
+            return
+        match message["did"]:
+            case "done":
+                future.set_result(data)
+            case "said":
+                for line in message["lines"]:
+                    self._said[message["id"]](line)
+            case "worked":
+                future.set_result(json.dumps([message["code"], message["said"]]).encode())
+            case _:
+                future.set_exception(WorkLost(message["message"], hint="`retry` says whether it is done again"))
 
     def _send(self, message: dict[str, Json], data: bytes = b"") -> None:
         if self._writer is not None and not self._writer.is_closing():

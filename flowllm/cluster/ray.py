@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import json
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ from typing import Any, Final
 import ray
 from ray import exceptions
 
+from flowllm.cluster.actor import WorkerActor
 from flowllm.cluster.base import LOCAL
 from flowllm.cluster.frames import frame, read_frame
 from flowllm.core.fingerprint import digest
@@ -30,6 +32,10 @@ LOGS_LATE: Final = 0.6
 """Seconds by which what a function printed may come after what it gives."""
 OBJECT_STORE: Final = 128 * 2**20
 """Bytes of a local cluster's: what large arguments and results need."""
+DEATHS: Final = 4
+"""How often in a row a worker is started again that dies soon,"""
+STEADY: Final = 60.0
+"""within so many seconds."""
 REACHABLE: Final = 5.0
 """Seconds in which the port of a cluster answers."""
 
@@ -55,6 +61,9 @@ class Helper:
         self._code: dict[str, Any] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._function: Any = None
+        self._actor: Any = None
+        self._workers: dict[int, Any] = {}
+        self._stopped: set[int] = set()
         self._ended_at = 0.0
 
     async def serve(self) -> None:
@@ -63,6 +72,7 @@ class Helper:
         try:
             await connect(opening)
             self._function = ray.remote(max_retries=0)(_carry_out)
+            self._actor = ray.remote(WorkerActor)
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         except Exception as error:  # noqa: BLE001 - whatever Ray raises
             self._send({"did": "failed", "message": _words(error)})
@@ -77,6 +87,10 @@ class Helper:
                     self._start(self._call(message, data))
                 case "cancel":
                     self._start(self._cancel(message["id"]))
+                case "work":
+                    self._start(self._work(message, json.loads(data)))
+                case "stop":
+                    self._stop(message["id"], cancel=message["cancel"])
                 case "close":
                     break
         await asyncio.sleep(max(0.0, self._ended_at + LOGS_LATE - asyncio.get_running_loop().time()))
@@ -106,6 +120,54 @@ class Helper:
             self._calls.pop(number, None)
             self._ended_at = asyncio.get_running_loop().time()
 
+    async def _work(self, message: dict[str, Json], environ: dict[str, str]) -> None:
+        """Have one worker, which Ray starts again where its node or its actor dies, until its process has ended."""
+        number = message["id"]
+        actor = self._workers[number] = self._actor.options(
+            num_cpus=0, max_restarts=-1, max_task_retries=0, scheduling_strategy="SPREAD"
+        ).remote()
+        listening = asyncio.ensure_future(self._listen(number, actor))
+        deaths = 0
+        try:
+            while True:
+                began = asyncio.get_running_loop().time()
+                try:
+                    code, said = await actor.work.remote(message["words"], environ)
+                except exceptions.RayActorError as error:
+                    lived = asyncio.get_running_loop().time() - began
+                    deaths = 1 if lived > STEADY else deaths + 1
+                    if number in self._stopped or deaths > DEATHS:
+                        raise
+                    self._send({"did": "said", "id": number, "lines": [f"Ray starts it again: {_words(error)}"]})
+                    await asyncio.sleep(deaths - 1)
+                    continue
+                self._send({"did": "worked", "id": number, "code": code, "said": said})
+                return
+        except Exception as error:  # noqa: BLE001 - whatever Ray raises
+            self._send({"did": "worked", "id": number, "code": 1, "said": _words(error)})
+        finally:
+            listening.cancel()
+            del self._workers[number]
+            with contextlib.suppress(Exception):
+                ray.kill(actor)
+
+    async def _listen(self, number: int, actor: Any) -> None:
+        """Hand on what a worker says."""
+        while True:
+            try:
+                lines = await actor.said.remote()
+            except exceptions.RayActorError:  # it is started again
+                lines = None
+            if lines:
+                self._send({"did": "said", "id": number, "lines": lines})
+            else:
+                await asyncio.sleep(1.0)
+
+    def _stop(self, number: int, *, cancel: bool) -> None:
+        self._stopped.add(number)
+        if number in self._workers:
+            self._workers[number].stop.remote(cancel)
+
     async def _cancel(self, number: int) -> None:
         """Interrupt it, and end its process if that does not help."""
         for force in (False, True):
@@ -133,7 +195,7 @@ async def connect(opening: dict[str, Json]) -> None:
     if opening["host"]:
         await _reach(opening["host"], opening["port"])
     environment = {"working_dir": opening["stage"], "py_modules": [opening["package"]]}
-    ray.init(address=address, runtime_env=environment, namespace="flowllm", **common)
+    ray.init(address=address, runtime_env=environment, **common)
 
 
 async def _reach(host: str, port: int) -> None:
@@ -151,6 +213,8 @@ def _words(error: Exception) -> str:
         return "its node ran out of memory, and Ray ended its process"
     if isinstance(error, exceptions.TaskCancelledError):
         return "it was cancelled"
+    if isinstance(error, exceptions.RayActorError):
+        return "its actor died (killed, out of memory, or with its node)"
     if isinstance(error, exceptions.WorkerCrashedError):
         return "its process on the cluster ended before it was done (killed, out of memory, or a crash)"
     if isinstance(error, exceptions.RayTaskError):
