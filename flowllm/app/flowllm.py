@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeAlias
 
+from flowllm.app.cluster_workers import check_workers
 from flowllm.app.dataset_run import absolute_paths, open_again, open_files
 from flowllm.app.prepare import PreparedRun, chosen_steps, new_run, plan_run, prepare_run, with_budget
 from flowllm.app.recorded import RecordedRuns
@@ -153,6 +154,7 @@ class FlowLLM(RecordedRuns):
         loaded = self._load(workflow, options)
         given = resolve_inputs(loaded, inputs or {}, input_text, partial=options.over is not None)
         prepared = self._prepare(loaded, options, given, self._settings.project, claims)
+        check_workers(workers, options, self.database)
         run = new_run(prepared, tenant=tenant, owner=this_process(self._clock), now=self._clock.now())
         rows, spool = None, spool_path(self._file, run.run_id)
         if options.over is not None:
@@ -227,6 +229,7 @@ class FlowLLM(RecordedRuns):
             given, names = inputs_again(run, options, loaded, inputs or {}, input_text or {})
             options = replace(options, given=names)
         prepared = self._prepare(loaded, options, given, project, claims, before=run)
+        check_workers(workers, options, self.database)
         redactor = prepared.providers.redactor
         options = replace(options, mended=await mended_items(self.store, run, mended, redactor))
         prepared = replace(prepared, options=options)
@@ -277,6 +280,7 @@ class FlowLLM(RecordedRuns):
 
     def _join(self, run: RunRecord) -> tuple[PreparedRun, SharedServices]:
         options = RunOptions.of(run.options)
+        options = replace(options, cluster=self._settings.environ.get("FLOWLLM_CLUSTER") or options.cluster)
         run = unmasked(run)
         project = stored_project(options, run.snapshot)
         return self._prepare(self._stored(run, options), options, run.inputs, project, None, before=run), self._shared

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flowllm.app.wiring import Providers, read_secrets
-from flowllm.cluster.base import cluster_address
+from flowllm.app.wiring import Providers, cluster_of, read_secrets
+from flowllm.cluster.base import Cluster, cluster_address
 from flowllm.cluster.process import check_ray
 from flowllm.core.errors import FlowLLMError, UsageError
 from flowllm.core.records import dataclass, replace
@@ -39,6 +39,8 @@ class PreparedRun:
     providers: Providers
     secrets: Mapping[str, str]
     files: FileRegistry
+    cluster: Cluster | None = None
+    """Not started yet."""
 
 
 def prepare_run(
@@ -70,23 +72,28 @@ def prepare_run(
         providers=providers,
         secrets=secrets,
         files=claim_files(files, workflow, options, inputs, database=database),
+        cluster=cluster_of(workflow, providers, options.cluster),
     )
 
 
 def check_cluster(steps: Iterable[Step], options: RunOptions) -> None:
-    """Raises UsageError for steps that need a cluster where none is named, or can be used."""
+    """Raises UsageError for steps that need a cluster where none is named, and for one that cannot be used."""
     if options.cluster is not None:
         cluster_address(options.cluster)
-    needing = next((step for step in steps if isinstance(step.body, PythonBody) and step.body.resources), None)
-    if needing is None:
+        check_ray()
         return
-    if options.cluster is None:
+    needing = next((step for step in steps if needs_cluster(step)), None)
+    if needing is not None:
         raise UsageError(
             f"{needing.where}: step {needing.id} has `resources`, which take a cluster",
             hint="`--cluster ray` starts one on this machine (pip install 'flowllm[ray]'), `--cluster ray://HOST:10001` uses "
             "another; without `resources` the function is called in this process",
         )
-    check_ray()
+
+
+def needs_cluster(step: Step) -> bool:
+    """It cannot be carried out in this process."""
+    return isinstance(step.body, PythonBody) and step.body.resources is not None
 
 
 def plan_run(workflow: Workflow, options: RunOptions, inputs: Mapping[str, Json], providers: Providers) -> PreparedRun:

@@ -7,12 +7,13 @@ import sys
 from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
 from pathlib import Path
 
+from flowllm.app.cluster_workers import ClusterWorkers
 from flowllm.app.dataset_run import RowFiles, over_of
 from flowllm.app.learned import learn, remember
-from flowllm.app.prepare import PreparedRun, every_step, kinds_of
+from flowllm.app.prepare import PreparedRun, every_step, kinds_of, needs_cluster
 from flowllm.app.result import COUNTED, LAST_ATTEMPT
 from flowllm.app.started import run_started
-from flowllm.app.wiring import allow_local, cluster_of, step_kinds
+from flowllm.app.wiring import allow_local, step_kinds
 from flowllm.app.worker_pool import PoolEvents, WorkerPool
 from flowllm.calls.budget import RunBudget
 from flowllm.calls.single_flight import InFlightCalls
@@ -20,7 +21,7 @@ from flowllm.cluster.base import Cluster
 from flowllm.core import descriptors
 from flowllm.core.cancel import CancelToken, StopSignal
 from flowllm.core.clock import Clock
-from flowllm.core.errors import StoreError, fuller, text_of
+from flowllm.core.errors import RunStopped, StoreError, fuller, text_of
 from flowllm.core.events import Event, Notice, RunEnded
 from flowllm.core.models import MODELS, with_savings
 from flowllm.core.money import Spend
@@ -28,7 +29,6 @@ from flowllm.core.records import dataclass
 from flowllm.core.tasks import start_task, to_the_end
 from flowllm.core.types import Json, StepId, StepKind
 from flowllm.datasets.spool import spool_path
-from flowllm.language.workflow import PythonBody
 from flowllm.limits.concurrency import UNHEARD
 from flowllm.limits.limiter import Limiter
 from flowllm.limits.scope import MINUTE
@@ -190,13 +190,14 @@ class RunAttempt:
             self._emit.close()
 
     def _cluster(self) -> Cluster | None:
-        """The cluster that steps with `resources` need, on its way while others are carried out."""
+        """The run's cluster, where it needs one, on its way while the run begins."""
+        cluster = self._prepared.cluster
         every = every_step({StepId(name): step for name, step in self._prepared.steps.items()})
-        if not any(isinstance(step.body, PythonBody) and step.body.resources for _, step in every):
+        if cluster is None or not (
+            isinstance(self._pool, ClusterWorkers) or any(needs_cluster(step) for _, step in every)
+        ):
             return None
-        cluster = cluster_of(self._workflow, self._providers, self._options.cluster, self._notice)
-        if cluster is not None:
-            cluster.start()
+        cluster.start(self._notice)
         return cluster
 
     def _notice(self, message: str) -> None:
@@ -337,12 +338,13 @@ class RunAttempt:
             self._stats.add(counted["stats"])
             context.counted_elsewhere(counted["failures"])
 
-        def tell(message: str) -> None:
-            self._emit(Notice(run_id=run.run_id, at=self._clock.now(), message=message))
-
+        try:
+            await pool.open()
+        except RunStopped as error:
+            context.end_early(error)
         coordinator = context.coordinator = Coordinator(context, workers=pool.size, figures=figures)
         await coordinator.begin()
-        await pool.start(run.run_id, PoolEvents(tell=tell, gone=coordinator.gone, lost=context.end_early))
+        await pool.start(run.run_id, PoolEvents(tell=self._notice, gone=coordinator.gone, lost=context.end_early))
         try:
             yield
         finally:

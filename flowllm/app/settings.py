@@ -42,6 +42,7 @@ class Settings:
             provider=options.provider or self.environ.get("FLOWLLM_PROVIDER") or None,
             model=options.model or self.environ.get("FLOWLLM_MODEL") or None,
             max_concurrent=given or _whole_or_auto(self.environ, "FLOWLLM_MAX_CONCURRENT"),
+            cluster=options.cluster or self.environ.get("FLOWLLM_CLUSTER") or None,
             config=self.project.path or None,
         )
 

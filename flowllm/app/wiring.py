@@ -315,16 +315,14 @@ def allow_local(limiter: Limiter, kinds: Mapping[StepKind, StepRunner], *, holde
             limiter.configure(account, Limits(max_concurrent=most, adaptive=False), holder=holder)
 
 
-def cluster_of(
-    workflow: Workflow, providers: Providers, address: str | None, told: Callable[[str], None]
-) -> RayCluster | None:
+def cluster_of(workflow: Workflow, providers: Providers, address: str | None) -> RayCluster | None:
     """The cluster of that address, to be started; it sees none of the providers' keys, and gets the workflow's files."""
     if address is None:
         return None
     private = providers.private
     environ = {name: text for name, text in providers.environ.items() if name not in private}
     files = {there: workflow.files[here] for here, there in travelling(workflow.files).items()}
-    return RayCluster(cluster_address(address), environ=environ, files=files, told=told)
+    return RayCluster(cluster_address(address), environ=environ, files=files)
 
 
 def step_kinds(

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
+from flowllm.app.cluster_workers import ClusterWorkers, worker_environ
 from flowllm.app.prepare import PreparedRun
 from flowllm.app.run_attempt import SharedServices
 from flowllm.app.run_worker import RunWorker
@@ -19,7 +20,7 @@ from flowllm.core.types import RunId, StepKind
 from flowllm.language.files import DiskFiles, Unreadable
 from flowllm.reporting.base import Observer
 from flowllm.storage.base import RunRecord, Store
-from flowllm.storage.open import address_of, is_memory
+from flowllm.storage.open import address_of, is_memory, is_postgres
 from flowllm.storage.ranges import LeasedRange, RangeReport
 
 LOOK: Final = (0.05, 0.5)
@@ -133,16 +134,21 @@ def pool_of(
     workers: int | WorkerPool | None, prepared: PreparedRun, settings: Settings
 ) -> tuple[WorkerPool | None, list[str]]:
     """What starts the workers of a run, and what is to be told where it can have none."""
-    if workers is None:
+    cluster = prepared.cluster
+    if workers is None and (cluster is None or not cluster.remote or not is_postgres(settings.database)):
         return None, []
     if why := _unsplit(prepared, settings.database):
-        return None, [f"no workers: {why}; this process executes all of it"]
-    if not isinstance(workers, int):
+        told = f"no workers: {why}; this process executes all of it"
+        return None, [] if workers is None else [told]
+    if workers is not None and not isinstance(workers, int):
         return workers, []
-    own = {"FLOWLLM_DATABASE_URL": address_of(settings.database)}
+    url = address_of(settings.database)
+    if cluster is not None and workers != 0:
+        return ClusterWorkers(workers, cluster, worker_environ(prepared, settings, url)), []
+    own = {"FLOWLLM_DATABASE_URL": url}
     if settings.path is not None:
         own["FLOWLLM_CONFIG"] = str(settings.path.absolute())
-    return LocalWorkers(workers, {**settings.environ, **own}), []
+    return LocalWorkers(workers or 0, {**settings.environ, **own}), []
 
 
 def _unsplit(prepared: PreparedRun, database: str) -> str:

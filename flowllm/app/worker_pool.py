@@ -46,6 +46,10 @@ class WorkerPool(Protocol):
         """How many that is."""
         ...
 
+    async def open(self) -> None:
+        """Find out what it depends on; `size` is known then. Raises RunStopped."""
+        ...
+
     async def start(self, run_id: RunId, events: PoolEvents) -> None:
         """Start them for a run."""
         ...
@@ -55,47 +59,26 @@ class WorkerPool(Protocol):
         ...
 
 
-class LocalWorkers:
-    """Workers that are processes of this machine: `flowllm work`, each in a session of its own, so that Ctrl-C reaches the
-    coordinator alone. A worker ends when its standard input does, also if this process is killed."""
+class Workers:
+    """Workers each of which is had anew, a few times, where it ends by itself; what they are is said by `_one` and `close`."""
 
-    def __init__(self, size: int, environ: Mapping[str, str]) -> None:
-        """By its environment a worker finds the database: others see the words of a command."""
-        self._size = size
-        self._environ = environ
+    def __init__(self, size: int) -> None:
+        self._size = self._left = size
         self._tasks: list[asyncio.Task[None]] = []
-        self._processes: dict[int, asyncio.subprocess.Process] = {}
         self._closing = asyncio.Event()
         self._told: set[str] = set()
-        self._left = size
 
     @property
     def size(self) -> int:
         """See `WorkerPool`."""
         return self._size
 
+    async def open(self) -> None:
+        """See `WorkerPool`."""
+
     async def start(self, run_id: RunId, events: PoolEvents) -> None:
         """See `WorkerPool`."""
         self._tasks = [start_task(self._keep(number, run_id, events)) for number in range(1, self._size + 1)]
-
-    async def close(self, *, cancel: bool) -> None:
-        """See `WorkerPool`."""
-        self._closing.set()
-        for process in self._processes.values():
-            if process.stdin is not None:
-                process.stdin.close()
-        if cancel:
-            self._signal(signal.SIGTERM)
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            if self._tasks and (await asyncio.wait(self._tasks, timeout=1.0 if cancel else PATIENCE))[1]:
-                self._signal(number)
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-
-    def _signal(self, number: signal.Signals) -> None:
-        for process in self._processes.values():
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(number)
 
     async def _keep(self, number: int, run_id: RunId, events: PoolEvents) -> None:
         """Have one worker, until no more are wanted or it cannot be had."""
@@ -126,6 +109,45 @@ class LocalWorkers:
 
     async def _one(self, number: int, run_id: RunId, events: PoolEvents) -> tuple[int, str]:
         """One worker from its start to its end: its exit code, and the last line that it wrote."""
+        raise NotImplementedError
+
+    def _say(self, number: int, line: str, events: PoolEvents) -> None:
+        """A worker wrote a line; of several workers each may have the same to say."""
+        if line not in self._told:
+            self._told.add(line)
+            events.tell(f"worker {number}: {line}")
+
+
+class LocalWorkers(Workers):
+    """Workers that are processes of this machine: `flowllm work`, each in a session of its own, so that Ctrl-C reaches the
+    coordinator alone. A worker ends when its standard input does, also if this process is killed."""
+
+    def __init__(self, size: int, environ: Mapping[str, str]) -> None:
+        """By its environment a worker finds the database: others see the words of a command."""
+        super().__init__(size)
+        self._environ = environ
+        self._processes: dict[int, asyncio.subprocess.Process] = {}
+
+    async def close(self, *, cancel: bool) -> None:
+        """See `WorkerPool`."""
+        self._closing.set()
+        for process in self._processes.values():
+            if process.stdin is not None:
+                process.stdin.close()
+        if cancel:
+            self._signal(signal.SIGTERM)
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if self._tasks and (await asyncio.wait(self._tasks, timeout=1.0 if cancel else PATIENCE))[1]:
+                self._signal(number)
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for process in self._processes.values():
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(number)
+
+    async def _one(self, number: int, run_id: RunId, events: PoolEvents) -> tuple[int, str]:
         try:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "flowllm", "work", run_id, "--started"),
@@ -145,9 +167,7 @@ class LocalWorkers:
             assert process.stderr is not None  # noqa: S101 - it is a pipe
             while line := await _line(process.stderr):
                 said = line
-                if line not in self._told:  # of several workers each may have the same to say
-                    self._told.add(line)
-                    events.tell(f"worker {number}: {line}")
+                self._say(number, line, events)
             return await process.wait(), said
         finally:
             del self._processes[process.pid]

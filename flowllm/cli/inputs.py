@@ -185,7 +185,7 @@ cluster_option = click.option(
     "--cluster",
     metavar="ray[://HOST:PORT]",
     callback=_cluster,
-    help="Where steps with `resources` run: `ray` on this machine, or a Ray cluster.",
+    help="Where workers are, and steps with `resources` run: `ray` on this machine, or a Ray cluster.",
 )
 workers_option = click.option(
     "--workers",

@@ -84,6 +84,10 @@ class Cluster(Protocol):
         """Its nodes may have other disks than this machine."""
         ...
 
+    def start(self, told: Callable[[str], None]) -> None:
+        """Begin to start it or to connect to it, in the background; `told` hears what people should read."""
+        ...
+
     async def call(self, work: ClusterCall) -> bytes:
         """What the function gives. Cancelled, it is interrupted there, and ended five seconds later.
 

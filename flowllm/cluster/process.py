@@ -56,20 +56,12 @@ def check_ray() -> None:
 class RayCluster:
     """A Ray cluster that one run uses. It is started, or connected to, when it is first needed."""
 
-    def __init__(
-        self,
-        address: ClusterAddress,
-        *,
-        environ: Mapping[str, str],
-        files: Mapping[str, str],
-        told: Callable[[str], None],
-    ) -> None:
-        """`environ` is what processes see that are started; `files` is what travels, by path in the working folder there;
-        `told` hears what people should read."""
+    def __init__(self, address: ClusterAddress, *, environ: Mapping[str, str], files: Mapping[str, str]) -> None:
+        """`environ` is what processes see that are started; `files` is what travels, by path in the working folder there."""
         self._address = address
         self._environ = environ
         self._files = files
-        self._told = told
+        self._told: Callable[[str], None] = lambda _: None
         self._numbers = itertools.count()
         self._waiting: dict[int, asyncio.Future[bytes]] = {}
         self._shared: set[str] = set()
@@ -88,8 +80,9 @@ class RayCluster:
         """See `Cluster`."""
         return not self._address.local
 
-    def start(self) -> None:
-        """Begin to start or to connect, in the background."""
+    def start(self, told: Callable[[str], None]) -> None:
+        """See `Cluster`."""
+        self._told = told
         if self._opening is None:
             self._opening = start_task(self._open())
 
@@ -148,8 +141,7 @@ class RayCluster:
             self._send({"do": "stop", "id": number, "cancel": cancel})
 
     async def _opened(self) -> None:
-        self.start()
-        assert self._opening is not None  # noqa: S101 - it has just been started
+        assert self._opening is not None  # noqa: S101 - whoever has it has started it
         await asyncio.shield(self._opening)
         if self._down is not None:
             raise self._down

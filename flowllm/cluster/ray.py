@@ -51,6 +51,11 @@ def _carry_out(target: str, code: bytes, given: bytes) -> bytes:
     return found
 
 
+def _address() -> str:
+    """On a node: where it finds its cluster."""
+    return str(ray.get_runtime_context().gcs_address)
+
+
 class Helper:
     """Does what the process of the run asks for."""
 
@@ -62,6 +67,8 @@ class Helper:
         self._tasks: set[asyncio.Task[None]] = set()
         self._function: Any = None
         self._actor: Any = None
+        self._address = ""
+        """Of the cluster, as its nodes see it."""
         self._workers: dict[int, Any] = {}
         self._stopped: set[int] = set()
         self._ended_at = 0.0
@@ -123,6 +130,9 @@ class Helper:
     async def _work(self, message: dict[str, Json], environ: dict[str, str]) -> None:
         """Have one worker, which Ray starts again where its node or its actor dies, until its process has ended."""
         number = message["id"]
+        if not self._address:
+            self._address = f"ray:{await ray.remote(num_cpus=0)(_address).remote()}"
+        environ = {**environ, "FLOWLLM_CLUSTER": self._address}
         actor = self._workers[number] = self._actor.options(
             num_cpus=0, max_restarts=-1, max_task_retries=0, scheduling_strategy="SPREAD"
         ).remote()

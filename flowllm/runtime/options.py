@@ -54,7 +54,7 @@ class RunOptions:
     budget: Mapping[str, float] | None = None
     """Amounts, `usd` and `tokens`, in place of those of the workflow's `budget`."""
     cluster: str | None = None
-    """Where steps with `resources` are carried out: `ray`, or the address of a Ray cluster."""
+    """Where workers are, and steps with `resources` are carried out: `ray`, or the address of a Ray cluster."""
     config: str | None = None
     """Absolute path of the flowllm.yaml that is in force; filled in by the run."""
     mended: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)

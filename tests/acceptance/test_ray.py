@@ -12,9 +12,13 @@ from pathlib import Path
 import pytest
 
 from flowllm.cluster.process import session
+from tests.support.dataset import each_once, texts
+from tests.support.postgres import database
 from tests.support.project import HANG, Outcome, Project, killed_at_exit, until
 from tests.support.ray_head import Head, free_port, ray_head
+from tests.support.server import Server
 
+IN_FLIGHT = 10
 TOOLS = """
 import os, pathlib, signal, time
 from helper import twice
@@ -258,3 +262,58 @@ def test_a_run_whose_process_of_ray_is_killed_is_paused(project: Project, head: 
 def nothing_is_left(pids: list[int], folders: set[str]) -> None:
     until(lambda: not any(alive(pid) for pid in pids), "Ray's processes to end")
     until(lambda: local_folders() <= folders, "Ray's files to be removed")
+
+
+def test_workers_on_a_cluster_need_a_database_that_its_machines_reach(project: Project) -> None:
+    flow = project.flow(steps={"a": {"prompt": "{{ inputs.text }}"}}, inputs={"text": ""})
+    words = ("--over", "rows.jsonl", "--output", "out.jsonl", "--workers", 2, "--cluster", "ray://head:10001")
+    refused = project.cli("run", flow, *words)
+    assert refused.code == 2
+    assert "workers on a cluster need a database that all its machines reach" in refused.err
+    assert "postgresql://" in refused.err
+
+
+def actors(leader: int) -> list[int]:
+    """The processes of actors in a session."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+            named = path.with_name("cmdline").read_text().startswith("ray::WorkerActor")
+        except OSError:
+            continue
+        if named and fields[0] != "Z" and fields[3] == str(leader):
+            found.append(int(path.parent.name))
+    return found
+
+
+def test_an_actor_that_is_killed_works_on_and_every_row_is_there_once(
+    project: Project, server: Server, head: Head
+) -> None:
+    """Workers are actors; steps with `resources` within their rows are called on the same cluster."""
+    written(project)
+    texts(project.folder / "rows.jsonl", 60)
+    flow = project.flow(
+        limits={"max_concurrent": IN_FLIGHT},
+        inputs={"text": ""},
+        steps={
+            "asked": {"prompt": "{{ inputs.text }}"},
+            "both": {"python": "./tools.py:both", "with": {"values": "{{ asked }}"}, "resources": {"cpu": 0.1}},
+        },
+        outputs={"both": "{{ both }}"},
+    )
+    server.hold = 10_000
+    words = ("--over", "rows.jsonl", "--output", "out.jsonl", "--workers", 2, "--cluster", head.node)
+    with database() as url:
+        process = project.start("run", flow, *words, "--db", url, **head.environ)
+        with killed_at_exit(process):
+            until(lambda: len(server.requests) >= IN_FLIGHT, "requests", of=process)
+            both = actors(head.session)
+            assert len(both) == 2
+            os.kill(both[0], signal.SIGKILL)
+            server.hold = 0
+            out, err = process.communicate(timeout=HANG)
+        assert process.wait() == 0, out + err
+        assert "Ray starts it again" in err
+    each_once(project.folder / "out.jsonl", 60)
+    assert 60 <= len(server.requests) <= 60 + IN_FLIGHT

@@ -30,6 +30,8 @@ class Head:
     client: str
     """And for what is not."""
     environ: Mapping[str, str]
+    session: int
+    """The id of the session of its processes."""
 
 
 @contextlib.contextmanager
@@ -53,7 +55,9 @@ def ray_head() -> Iterator[Head]:
     try:
         for each in (port, client):
             wait_for_port(each, process)
-        yield Head(node=f"ray:127.0.0.1:{port}", client=f"ray://127.0.0.1:{client}", environ=environ)
+        yield Head(
+            node=f"ray:127.0.0.1:{port}", client=f"ray://127.0.0.1:{client}", environ=environ, session=process.pid
+        )
     finally:
         for pid in [*session(process.pid), process.pid]:
             with contextlib.suppress(ProcessLookupError):
