@@ -77,6 +77,20 @@ def test_the_items_of_a_foreach_at_the_top_see_the_steps_before_it(project: Proj
     }
 
 
+def test_a_worker_that_is_killed_is_replaced_and_no_row_is_lost(project: Project, server: Server) -> None:
+    server.latency = 0.05
+    texts(project.folder / "rows.jsonl", 150)
+    with _going(project, two_steps(project, limits=LIMITS), *OUT) as process:
+        until(lambda: len(server.requests) >= 60, "the moment to kill one", of=process)
+        os.kill(_pids(project)[0], signal.SIGKILL)
+        outcome = project.finish(process)
+    assert outcome.code == 0, outcome.said
+    assert "is started again: it was killed by signal 9" in outcome.err
+    each_once(project.folder / "out.jsonl", 150)
+    assert len({seen.prompt for seen in server.requests}) == 300
+    assert len(server.requests) <= 300 + IN_FLIGHT
+
+
 @pytest.mark.parametrize("workers", [(), ("--workers", 2)])
 def test_a_coordinator_that_is_killed_leaves_no_worker_and_a_run_that_goes_on(
     workers: tuple[object, ...], project: Project, server: Server

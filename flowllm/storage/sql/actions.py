@@ -117,7 +117,7 @@ def claim_run(run_id: RunId, owner: Owner, presence: Presence, expired: float | 
         run = replace(run, stats={**kept, RUN_ATTEMPTS: _attempts_at(connection, run, owner)})
         mine = {"new_process": presence.enter(connection, run_id), "new_stats": to_json(dict(run.stats))}
         _change(connection, _CLAIM, {**values, **mine})
-        _forget_sent(connection, this)
+        forget_sent(connection, this)
         run = replace(run, totals=_totals(connection, this), tags=_tags(connection, this))
         return replace(run, status=RunStatus.RUNNING, epoch=run.epoch + 1, owner=owner, finished_at=None)
 
@@ -285,10 +285,11 @@ def _tags(connection: Connection, this: str) -> tuple[str, ...]:
     return tuple(sorted(from_text(tag) for (tag,) in found))
 
 
-def _forget_sent(connection: Connection, this: str) -> None:
-    """Of what was out when its owner died nobody knows what became."""
+def forget_sent(connection: Connection, this: str, process: int | None = None) -> None:
+    """Of what was out when its owner died, or a worker, nobody knows what became."""
     changed = Totals(connection)
-    for row in map(AttemptRow._make, connection.fetch(_SENT, {"this": this})):
+    query, values = (_SENT, {}) if process is None else (f"{_SENT} AND process = :process", {"process": process})
+    for row in map(AttemptRow._make, connection.fetch(query, {"this": this, **values})):
         now = row._replace(status=AttemptStatus.UNKNOWN.value)
         whole = row.row_hash in {None, attempt_hash(row)}
         connection.execute(

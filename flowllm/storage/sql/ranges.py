@@ -12,6 +12,7 @@ from flowllm.core.types import NodeId, RunId
 from flowllm.storage.liveness import Standing, standing
 from flowllm.storage.ranges import ItemEnd, LeasedRange, OfferedRange, RangeItem, RangeNews, RangeOrders, RangeReport
 from flowllm.storage.records import RunLease
+from flowllm.storage.sql.actions import forget_sent
 from flowllm.storage.sql.engine import Connection
 from flowllm.storage.sql.presence import FIELDS, process_of
 from flowllm.storage.sql.reader import Reader
@@ -180,6 +181,7 @@ class RangeStore(Reader):
             for process in presence.ended(connection, had):
                 dropped += connection.execute(_DROP_GONE, (run, process)).fetchall()
                 connection.execute(_FREE_GONE, (run, process))
+                forget_sent(connection, run, process)
             return [number for (number,) in dropped]
 
         found: list[int] = await self._writer.write(Unit(leases=(lease,), action=action))
