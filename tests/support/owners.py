@@ -12,20 +12,20 @@ from flowllm.storage.sqlite.engine import at
 
 def orphan(database: Path | Engine, run_id: str) -> None:
     """Nobody has that run any more, as if its process were dead."""
-    _execute(database, "UPDATE runs SET process = NULL WHERE run_id = ?", run_id)
+    execute(database, "UPDATE runs SET process = NULL WHERE run_id = ?", run_id)
 
 
 def silence(database: Path | Engine) -> None:
     """Nothing was heard of any process for an hour."""
-    _execute(database, "UPDATE processes SET lease_until = lease_until - 3600")
+    execute(database, "UPDATE processes SET lease_until = lease_until - 3600")
 
 
 def end(database: Path | Engine) -> None:
     """Others have taken something from all processes that there are: they are to do nothing more."""
-    _execute(database, "UPDATE processes SET ended_at = lease_until WHERE ended_at IS NULL")
+    execute(database, "UPDATE processes SET ended_at = lease_until WHERE ended_at IS NULL")
 
 
-def _execute(database: Path | Engine, statement: str, *values: object) -> list[Any]:
+def execute(database: Path | Engine, statement: str, *values: object) -> list[Any]:
     with closing((at(database) if isinstance(database, Path) else database).writer()) as connection:
         connection.begin()
         found = connection.execute(statement, values).fetchall()
@@ -38,24 +38,24 @@ class Stranger:
 
     def __init__(self, database: Path | Engine, token: str = "stranger") -> None:
         self._database = database
-        _execute(
+        execute(
             database,
             "INSERT INTO processes (token, pid, host, machine, started, since, lease_until) "
             "VALUES (?, 1, 'there', 'of another', '', 0, database_now() + 60)",
             token,
         )
-        self.number = _execute(database, "SELECT process_id FROM processes WHERE token = ?", token)[0][0]
+        self.number = execute(database, "SELECT process_id FROM processes WHERE token = ?", token)[0][0]
 
     def sends(self, key: str, attempt: str = "theirs") -> None:
         """It has a request of that key on its way."""
         names = "attempt_id, run_id, node_id, key, number, provider, model, status, started_at, usage, process"
         values = "?, 'r9', 'n', ?, 1, 'p', 'm', 'sent', 0, '{}', ?"
-        _execute(self._database, f"INSERT INTO attempts ({names}) VALUES ({values})", attempt, key, self.number)
+        execute(self._database, f"INSERT INTO attempts ({names}) VALUES ({values})", attempt, key, self.number)
 
     def ends(self, attempt: str = "theirs") -> None:
         """That is over."""
-        _execute(self._database, "UPDATE attempts SET status = 'failed' WHERE attempt_id = ?", attempt)
+        execute(self._database, "UPDATE attempts SET status = 'failed' WHERE attempt_id = ?", attempt)
 
     def dies(self) -> None:
         """Nothing is heard of it any more."""
-        _execute(self._database, "UPDATE processes SET lease_until = 0 WHERE process_id = ?", self.number)
+        execute(self._database, "UPDATE processes SET lease_until = 0 WHERE process_id = ?", self.number)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 from flowllm.core.money import Spend
 from flowllm.core.types import NodeStatus, StepKind, Usage
 from flowllm.reporting.models import model_lines, response_cache_line, worth_a_table
@@ -140,3 +143,22 @@ def test_latency_is_of_answers_only() -> None:
     assert abs(latency["p50"] - 1.0) < 0.01
     assert abs(latency["p90"] - 10.0) < 0.1
     assert abs(latency["p99"] - 10.0) < 0.1
+
+
+def test_what_another_process_has_counted_is_added_as_if_it_had_happened_here() -> None:
+    events = [
+        request_ended("a", model="m", call_s=0.5, saved_usd=0.25),
+        request_ended("b", model="m", call_s=1.5, error=ERROR, usage=Usage(), cost_usd=0.0),
+        request_ended("c", model="n", usage=Usage.unknown(), cost_usd=None),
+        node_ended("d", cached=True, model="m", provider="openai", usage=Usage(input_tokens=7), saved_usd=0.5),
+        node_ended("e", model="m", provider="openai", waits={"rate": 2.0}),
+    ]
+    whole, here, there = Stats(), Stats(), Stats()
+    for number, event in enumerate(events):
+        whole.handle(event)
+        (here if number % 2 else there).handle(event)
+        here.add(json.loads(json.dumps(there.take())))
+    assert here.as_dict(duration_s=1.0) == whole.as_dict(duration_s=1.0)
+    assert there.as_dict(duration_s=1.0) == Stats().as_dict(duration_s=1.0)
+    whole.handle(replace(node_ended("f", cached=True), elsewhere=True))
+    assert here.as_dict(duration_s=1.0) == whole.as_dict(duration_s=1.0), "the worker counts it"
