@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.support.dataset import each_once, texts
+from tests.support.postgres import database
 from tests.support.project import Project, prompts
 from tests.support.server import Server
 from tests.support.storm import Storm, storm
@@ -100,6 +101,12 @@ def test_a_run_with_steps_of_all_kinds_is_killed_twice(project: Project, server:
     _killed(project, server, *KINDS, rows=36, kills=2)
 
 
+def test_the_same_on_a_postgresql_server(project: Project, server: Server) -> None:
+    with database() as url:
+        project.use(url)
+        _killed(project, server, *KINDS, rows=36, kills=2)
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("name", KINDS)
 def test_killed_twenty_times(name: str, project: Project, server: Server) -> None:
@@ -129,6 +136,12 @@ def _over(project: Project, server: Server, *more: str, rows: int, kills: int, s
 @pytest.mark.parametrize("more", [(), ("--ordered",)])
 def test_every_row_of_a_killed_run_comes_out_once(more: tuple[str, ...], project: Project, server: Server) -> None:
     _over(project, server, *more, rows=60, kills=2 - len(more))
+
+
+def test_every_row_of_one_on_a_postgresql_server_comes_out_once(project: Project, server: Server) -> None:
+    with database() as url:
+        project.use(url)
+        _over(project, server, rows=60, kills=2)
 
 
 @pytest.mark.soak

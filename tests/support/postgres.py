@@ -15,6 +15,7 @@ from typing import Any
 import asyncpg
 
 from flowllm.storage.postgres import migrate
+from flowllm.storage.postgres.translate import translated
 
 GIVEN = "FLOWLLM_TEST_POSTGRES"
 """The address of a server to use in place of the package's, as a user who may make databases."""
@@ -57,15 +58,13 @@ def named(url: str, database: str) -> str:
     return f"{head.rpartition('/')[0]}/{database}{mark}{query}"
 
 
-def ask(url: str, *statements: str) -> list[Any]:
-    """What the last of these statements gives."""
+def ask(url: str, query: str, *values: Any) -> list[Any]:
+    """What a statement gives, in the words of those of flowllm."""
 
     async def work() -> list[Any]:
         connection = await asyncpg.connect(url, statement_cache_size=0)
         try:
-            for statement in statements[:-1]:
-                await connection.execute(statement)
-            return [tuple(row) for row in await connection.fetch(statements[-1])]
+            return [tuple(row) for row in await connection.fetch(translated(query).sql, *values)]
         finally:
             await connection.close()
 

@@ -58,8 +58,14 @@ class Project:
         self.database = folder / ".flowllm" / "flowllm.db"
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
         self.environ = {**kept, "PYTHONPATH": str(ROOT)}
+        self.server: str | None = None
+        """The address of a PostgreSQL database that stands in for the file."""
         if url is not None:
             self.environ["OPENAI_BASE_URL"] = url
+
+    def use(self, server: str) -> None:
+        """A database on a server."""
+        self.server = self.environ["FLOWLLM_DATABASE_URL"] = server
 
     def write(self, name: str, content: str | Mapping[str, Any]) -> Path:
         """A file; a mapping becomes YAML."""
@@ -157,12 +163,16 @@ class Project:
 
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """Read the database behind flowllm's back."""
+        if self.server is not None:
+            from tests.support.postgres import ask
+
+            return ask(self.server, query, *values)
         with contextlib.closing(sqlite3.connect(self.database, timeout=HANG)) as connection:
             return connection.execute(query, values).fetchall()
 
     def run_ids(self) -> list[str]:
         """Oldest first."""
-        if not self.database.exists():
+        if self.server is None and not self.database.exists():
             return []
         with contextlib.suppress(sqlite3.OperationalError):
             return [row[0] for row in self.rows("SELECT run_id FROM runs ORDER BY seq")]

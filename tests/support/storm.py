@@ -129,6 +129,6 @@ def _each_is_kept_once(project: Project, requests: Sequence[Seen]) -> None:
     every = {text for seen in requests for text in asked(seen)}
     assert kept == len(every), "an answer that came was lost"
     chats = {seen.prompt for seen in requests if "messages" in seen.body}
-    where = "status = 'succeeded' AND json_extract(usage, '$[1]') > 0"
+    where = "status = 'succeeded' AND CAST(json_extract(usage, '$[1]') AS BIGINT) > 0"
     ((paid,),) = project.rows(f"SELECT count(*) FROM attempts WHERE {where}")
     assert paid == len(chats), "an answer that came was paid for twice"
