@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self, TypeAlias
 
 from flowllm.app.cluster_workers import check_workers
 from flowllm.app.dataset_run import absolute_paths, open_again, open_files
+from flowllm.app.limit_shares import LimitShares
 from flowllm.app.prepare import PreparedRun, chosen_steps, new_run, plan_run, prepare_run, with_budget
 from flowllm.app.recorded import RecordedRuns
 from flowllm.app.result import RunResult
@@ -45,7 +46,7 @@ from flowllm.runtime.options import RunOptions
 from flowllm.steps.loading import load_workflow
 from flowllm.steps.python.guards import refuse_within_step
 from flowllm.storage.base import RunLease, RunRecord, Store
-from flowllm.storage.open import home_of, open_store, this_process
+from flowllm.storage.open import home_of, is_memory, open_store, this_process
 
 if TYPE_CHECKING:
     from flowllm.app.planning import ShowPrompts
@@ -86,11 +87,14 @@ class FlowLLM(RecordedRuns):
         """What the database has lost, for the next run to tell."""
         self._line: CallExecutor | None = None
         self._calls: InFlightCalls | None = None
+        self._shares: LimitShares | None = None
         self._telemetry = RunTelemetry(self._settings.environ, self._told.append)
 
     async def __aenter__(self) -> Self:
         self._store = await open_store(self._settings.database, clock=self._clock, told=self._told.append)
         line = self._line = CallExecutor(self._limiter, self._store, self._clock)
+        if not is_memory(self.database):
+            self._shares = LimitShares(self._limiter, self._store.balance, self._clock)
         batches = Batches(line, self._clock)
         self._calls = InFlightCalls(ResponseCache(batches, self._store, self._clock), self._clock)
         return self
@@ -101,11 +105,14 @@ class FlowLLM(RecordedRuns):
     async def _close(self) -> None:
         store, self._store = self._store, None
         calls, self._calls = self._calls, None
+        shares, self._shares = self._shares, None
         try:
             if calls is not None:
                 await calls.drain()
             if self._line is not None:
                 self._line.hedges.close()
+            if shares is not None:
+                await shares.close()
             self._limiter.close()
             await self._pool.close()
         finally:
@@ -359,7 +366,9 @@ class FlowLLM(RecordedRuns):
     def _shared(self) -> SharedServices:
         store, calls = self.store, self._calls
         assert calls is not None  # noqa: S101 - it is open with the store
-        return SharedServices(store=store, clock=self._clock, limiter=self._limiter, calls=calls, database=self._file)
+        return SharedServices(
+            store=store, clock=self._clock, limiter=self._limiter, calls=calls, shares=self._shares, database=self._file
+        )
 
     def _take_notices(self) -> list[str]:
         """What the database has lost, told once."""

@@ -15,7 +15,7 @@ from flowllm.explain.load import Lane, Lanes
 from flowllm.language.workflow import ProviderSettings, Workflow
 from flowllm.limits.concurrency import CAREFUL, FIRST, OPENING_PACE, UNHEARD
 from flowllm.limits.limiter import tightest
-from flowllm.limits.scope import MINUTE, STEADY
+from flowllm.limits.rates import MINUTE, STEADY
 from flowllm.runtime.options import MaxConcurrent
 from flowllm.storage.base import Store
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from flowllm.app.cluster_workers import ClusterWorkers
 from flowllm.app.dataset_run import RowFiles, over_of
 from flowllm.app.learned import learn, remember
+from flowllm.app.limit_shares import LimitShares
 from flowllm.app.prepare import PreparedRun, every_step, kinds_of, needs_cluster
 from flowllm.app.result import COUNTED, LAST_ATTEMPT
 from flowllm.app.started import run_started
@@ -31,7 +32,8 @@ from flowllm.core.types import Json, StepId, StepKind
 from flowllm.datasets.spool import spool_path
 from flowllm.limits.concurrency import UNHEARD
 from flowllm.limits.limiter import Limiter
-from flowllm.limits.scope import MINUTE
+from flowllm.limits.rates import MINUTE
+from flowllm.providers.base import Account
 from flowllm.reporting.base import AccountState, Closable, Observer, Watching
 from flowllm.reporting.stats import Stats
 from flowllm.runtime.coordinator import Coordinator
@@ -113,6 +115,8 @@ class SharedServices:
     clock: Clock
     limiter: Limiter
     calls: InFlightCalls
+    shares: LimitShares | None
+    """None: no other process can use its database."""
     database: Path | None
     """Its file."""
 
@@ -171,6 +175,7 @@ class RunAttempt:
             self._claim()
             allow_local(self._limiter, kinds, holder=self._run.run_id)
             await remember(self._limiter, self._providers.accounts(), self._store, self._clock)
+            await self._share()
             context = await self._context(kinds)
             return await self._execute_run(context, token)
 
@@ -184,6 +189,8 @@ class RunAttempt:
             if cluster is not None:
                 await cluster.close()
             self._limiter.withdraw(self._run.run_id)
+            if self._shared.shares is not None:
+                self._shared.shares.leave(self._run.run_id)
             stop.forget(token)
             stop.forget(self)
             unheard()
@@ -308,13 +315,27 @@ class RunAttempt:
         written, share = sum(most or 0 for most in found), max(1, self._files // max(1, len(found)))
         over = written > self._files
         ceiling = share if over else max(1, (self._files - written) // max(1, found.count(None)))
-        self._providers.claim(self._limiter, holder=holder, cap=cap, most=share if over else None, ceiling=ceiling)
+        most = share if over else None
+        self._providers.claim(
+            self._limiter, holder=holder, cap=cap, most=most, ceiling=ceiling, found=self._share_later
+        )
         if max(written, LOCAL_WINDOW) > self._files:
             message = (
                 f"at most {self._files:,} requests or items at once, as this process may have only "
                 f"{descriptors.limit():,} files open: `ulimit -n` raises that"
             )
             self._emit(Notice(run_id=holder, at=self._clock.now(), message=message))
+
+    async def _share(self) -> None:
+        """Divide the limits with other processes at the database."""
+        if self._shared.shares is not None:
+            steps = {StepId(name): step for name, step in self._prepared.steps.items()}
+            models = self._providers.models(step for _, step in every_step(steps))
+            await self._shared.shares.join(models, holder=self._run.run_id)
+
+    def _share_later(self, account: Account) -> None:
+        if self._shared.shares is not None:
+            self._shared.shares.add({account: ()}, holder=self._run.run_id)
 
     def _window(self, any_order: bool) -> int:
         """Enough items to keep all slots of the accounts that the run uses filled, as they are now; more where those go

@@ -112,11 +112,12 @@ class Providers:
         cap: MaxConcurrent | None,
         most: int | None = None,
         ceiling: int | None = None,
+        found: Callable[[Account], None] | None = None,
     ) -> None:
         """Tell the limiter what this run allows on each provider, also on those that templates will name.
 
         It holds until `holder` withdraws. `cap` stands in place of the default provider's number, and lowers others unless it is auto;
-        `most` lowers what is written, `ceiling` bounds what is found.
+        `most` lowers what is written, `ceiling` bounds what is found. `found` hears of each that templates will name.
         """
 
         def claim(name: str, provider: Provider) -> None:
@@ -125,7 +126,12 @@ class Providers:
                 limits = replace(limits, max_concurrent=min(limits.max_concurrent, most))
             limiter.configure(provider.account, limits, holder=holder)
 
-        self._claim = claim
+        def claim_later(name: str, provider: Provider) -> None:
+            claim(name, provider)
+            if found is not None:
+                found(provider.account)
+
+        self._claim = claim_later
         for name, provider in self._made.items():
             claim(name, provider)
 
@@ -141,6 +147,14 @@ class Providers:
         """Host and port of those whose requests go somewhere, by name."""
         found = ((name, urlsplit(provider.account.base_url).netloc) for name, provider in self._made.items())
         return {name: place for name, place in found if place}
+
+    def models(self, steps: Iterable[Step]) -> dict[Account, set[str]]:
+        """The models of each account that can be known before the run."""
+        found: dict[Account, set[str]] = {account: set() for account in self.accounts()}
+        for _, body in _asking(steps):
+            for provider, model in _models(body):
+                found.setdefault(self.get(provider).account, set()).add(model)
+        return found
 
     def check_prices(self, steps: Iterable[Step]) -> None:
         """Raises UsageError if a model has no known price: a budget in dollars could not be kept."""

@@ -12,7 +12,7 @@ import asyncio
 import itertools
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 
 from flowllm.core.clock import Clock
@@ -25,15 +25,14 @@ from flowllm.limits.breaker import Breaker
 from flowllm.limits.concurrency import FIRST, UNHEARD
 from flowllm.limits.prefix_cache import Lineup
 from flowllm.limits.queue import AdmissionQueue
-from flowllm.limits.quota_headers import LONGEST_WINDOW, read_quotas
-from flowllm.limits.scope import MINUTE, Hold, LastMinute, LimitScope, longer
+from flowllm.limits.quota_headers import read_quotas
+from flowllm.limits.rates import Hold, LastMinute, longer
+from flowllm.limits.scope import LimitScope
 from flowllm.limits.waiter import Admission, Waiter
 
 REVIEW = 0.5  # seconds
 TOKENS_OF_ONE = 1000
 """So many weigh as much as a request does where tokens are not limited."""
-ALIKE = 0.1
-"""Share by which a limit that headers tell may differ from the one that is written, to be the same."""
 
 
 class AccountLimiter:
@@ -55,10 +54,14 @@ class AccountLimiter:
         """Requests that went out, tokens of answers, and 429s."""
         self._arrivals = itertools.count(1)
         self.queues: dict[str, AdmissionQueue[Waiter]] = {"": AdmissionQueue(self._arrivals)}
-        self._departing: Counter[tuple[WaitReason, Priority]] = Counter()
+        self.departing: Counter[tuple[WaitReason, Priority]] = Counter()
         """Admitted requests that wait for the moment at which they may go out."""
         self.followers: dict[asyncio.Future[None], Priority] = {}
         """Requests that wait for those that lead (`follower.py`)."""
+        self.found: Callable[[ModelLimits], None] | None = None
+        """Hears of a model that was not asked before; of an account that other processes use too (`sharing.py`)."""
+        self.released: Callable[[str], None] | None = None
+        """Hears of the model of which a slot was given back."""
         self._timer: asyncio.Task[None] | None = None
         self._due = 0.0
 
@@ -81,6 +84,8 @@ class AccountLimiter:
             now = self._clock.monotonic()
             found = self.models[name] = ModelLimits(name)
             found.tune(Limits(), self.scope.limits, now)
+            if self.found is not None:
+                self.found(found)
             for model in self.models.values():
                 self._give_own_queue(model)
         return found
@@ -130,7 +135,7 @@ class AccountLimiter:
 
     def waits(self) -> Counter[tuple[WaitReason, Priority]]:
         """How many wait for which reason at which priority, those too that were admitted and may not go out yet."""
-        found = Counter(self._departing)
+        found = Counter(self.departing)
         found.update((WaitReason.PREFIX, priority) for priority in self.followers.values())
         for queue in self.queues.values():
             if queue.hold is not None:
@@ -162,6 +167,8 @@ class AccountLimiter:
         self.admit()
         if queue.hold is not None and not waiter.future.done():
             waiter.tell(queue.hold, self._clock.now())
+        model = self.model(admission.model)
+        model.wait(admission.tokens)
         try:
             await waiter.future
         except asyncio.CancelledError:
@@ -172,6 +179,7 @@ class AccountLimiter:
                 self.admit()
             raise
         finally:
+            model.waiting -= 1
             waiter.count(self._clock.monotonic())
         return self._clock.monotonic() - now
 
@@ -257,9 +265,9 @@ class AccountLimiter:
         if self.breaker.narrows:
             most = self.most
             width = self.breaker.width(most, now)
-            if width < most and self.scope.full(width):
+            if width < most and self.scope.full(width, now):
                 return Hold(WaitReason.BREAKER, self.breaker.wait(now) or math.inf)
-        if self.scope.full(limits.max_concurrent or limits.ceiling):
+        if self.scope.full(limits.max_concurrent or limits.ceiling, now):
             return Hold(WaitReason.SLOT, math.inf)
         return longer(self.scope.hold(admission.tokens, now), self.model(admission.model).hold(admission.tokens, now))
 
@@ -276,6 +284,8 @@ class AccountLimiter:
             scope.give_back(admission.tokens, used, now, sent=sent)
         if admission.lineup is not None:
             self.model(admission.model).prefixes.over(admission.lineup)
+        if self.released is not None:
+            self.released(admission.model)
         self.admit()
 
     def _follows(self, admission: Admission, now: float) -> bool:
@@ -321,7 +331,7 @@ class AccountLimiter:
     # the wire
 
     def _wire_hold(self, model: ModelLimits, now: float) -> Hold | None:
-        return longer(model.paused(now), longer(self.scope.wire.hold(now), model.scope.wire.hold(now)))
+        return longer(model.paused(now), longer(self.scope.wire_hold(now), model.scope.wire_hold(now)))
 
     async def depart(self, admission: Admission) -> Departure:
         """Wait for the moment at which the request may really go out."""
@@ -333,11 +343,13 @@ class AccountLimiter:
             if listener is not None and hold.reason is not told:
                 listener.waiting(hold.reason, self._clock.now() + hold.seconds)
                 told = hold.reason
-            self._departing[hold.reason, admission.priority] += 1
+            self.departing[hold.reason, admission.priority] += 1
+            model.wait(admission.tokens)
             try:
                 await self._clock.sleep(min(hold.seconds, REVIEW) if self._adapts else hold.seconds)
             finally:
-                self._departing[hold.reason, admission.priority] -= 1
+                self.departing[hold.reason, admission.priority] -= 1
+                model.waiting -= 1
                 before, now = now, self._clock.monotonic()
                 if listener is not None:
                     listener.waited(hold.reason, now - before)
@@ -428,23 +440,8 @@ class AccountLimiter:
         model, wall = self.model(departure.model), self._clock.now()
         model.told(read_quotas(headers, "requests", now=wall), departure, self.scope.limits, now)
         self._give_own_queue(model)
-        for scope in (self.scope, model.scope):
-            self._read_tokens(scope, model, headers, departure, now)
-
-    def _read_tokens(
-        self, scope: LimitScope, model: ModelLimits, headers: Mapping[str, str], departure: Departure, now: float
-    ) -> None:
-        """Correct the level of tokens, if the server speaks of the limit that is written."""
-        bucket, written = scope.tokens, scope.limits.tokens_per_minute
-        if bucket is None or written is None or self.scope.limits.tokens_charged is not None:
-            return
-        for quota in read_quotas(headers, "tokens", now=self._clock.now()):
-            same = quota.limit is None or abs(quota.limit - written) <= ALIKE * written
-            if quota.remaining is None or not same or (quota.window or MINUTE) > LONGEST_WINDOW:
-                continue
-            later = model.departed.tokens - departure.tokens
-            left = max(0.0, quota.remaining - later) + (now - departure.at) * bucket.rate
-            if quota.limit is None or len(self.models) > 1:
-                bucket.lower(left, now)
-            else:
-                bucket.set(left, now)
+        if self.scope.limits.tokens_charged is None:
+            quotas = read_quotas(headers, "tokens", now=wall)
+            later, since = model.departed.tokens - departure.tokens, now - departure.at
+            for scope in (self.scope, model.scope):
+                scope.told_tokens(quotas, later=later, since=since, only=len(self.models) == 1, now=now)

@@ -19,12 +19,14 @@ from collections import deque
 from collections.abc import Mapping
 
 from flowllm.core.records import dataclass
+from flowllm.core.shares import LearnedRate
 from flowllm.core.types import Limits, Trait, WaitReason
 from flowllm.limits.concurrency import CEILING, Concurrency
 from flowllm.limits.prefix_cache import PrefixCache
 from flowllm.limits.quota_headers import Quota
+from flowllm.limits.rates import MINUTE, Hold, longer
 from flowllm.limits.refusals import Refusals
-from flowllm.limits.scope import MINUTE, Hold, LimitScope, longer
+from flowllm.limits.scope import LimitScope
 
 CUT = 0.92
 """What is left of the rate after a cut."""
@@ -61,6 +63,11 @@ class AdaptiveRate:
         """It is a guess as the last cut was for nothing."""
         self._accepted: deque[float] = deque()
         self._began: float | None = None
+        self._adopted_at = -math.inf
+        self.others = 0.0
+        """Requests a second that were lately accepted of other processes."""
+        self.edition = 0
+        """How often something was learned here."""
 
     @property
     def learned(self) -> bool:
@@ -71,12 +78,9 @@ class AdaptiveRate:
         """What may be sent now; None: there is no reason to hold back."""
         if self._top is None:
             return self._ceiling
+        grown = _grown(self._top, self._floor, now - self._cut_at, guessed=self._guessed)
         if self._guessed:
-            doubled = self._floor * 2 ** min(60.0, (now - self._cut_at) / DOUBLING)
-            grown = max(doubled, CUT * self.lately(now))
-        else:
-            elapsed = (now - self._cut_at - PLATEAU) / PLATEAU
-            grown = max(self._floor, self._top * (1 + (1 - self._floor / self._top) * elapsed**3))
+            grown = max(grown, CUT * (self.lately(now) + self.others))
         return grown if self._ceiling is None else min(grown, self._ceiling)
 
     @property
@@ -93,6 +97,7 @@ class AdaptiveRate:
         """The cut was for nothing: the rate doubles every other second (RFC 4015 takes such a cut back as well)."""
         self._floor, self._cut_at, self._guessed = self.rate(now) or 0.0, now, True
         self._undone = True
+        self.edition += 1
 
     def calm(self, sent_at: float) -> bool:
         """A 429 for what was sent then could not come of the rate: it was clearly below where it was cut, or held back
@@ -113,7 +118,7 @@ class AdaptiveRate:
 
     def is_old(self, sent_at: float) -> bool:
         """What was sent then says nothing about the rate since the last cut."""
-        return self._top is not None and sent_at <= self._cut_at
+        return self._top is not None and sent_at <= max(self._cut_at, self._adopted_at)
 
     def accepted(self, now: float) -> None:
         """A request was answered, or failed for a reason that is not its rate."""
@@ -129,16 +134,18 @@ class AdaptiveRate:
         """
         if self.is_old(sent_at):
             return False
-        lately = self.lately(now)
+        lately = self.lately(now) + self.others
         now_at = self.rate(now)
         before = now_at if self.settled else lower(self._ceiling, believed)
         limit = max(LEAST_GUESS, lately) if before is None else min(before, max(lately, before * DEEPEST))
         if self._guessed and now_at is not None and believed is not None:
             limit = min(limit, now_at / CUT)  # what is said to be allowed, and was refused, raises no guess
-        self._guessed, self._undone = self._top is None and before is None, False
+        unheard = self._top is None or (self._guessed and not lately)  # the second of two that nothing was between
+        self._guessed, self._undone = unheard and before is None, False
         self._top = max(SLOWEST, limit)
         self._floor = self._top * CUT  # below the top always, or it would never grow again
         self._cut_at = now
+        self.edition += 1
         return True
 
     def start_at(self, rate: float, now: float) -> None:
@@ -146,6 +153,37 @@ class AdaptiveRate:
         self._top = max(SLOWEST, rate)
         self._floor = self._top * CUT
         self._cut_at = now - PLATEAU / 2
+        self.edition += 1
+
+    def told(self, ahead: float) -> LearnedRate | None:
+        """What was learned, for a clock that is so many seconds ahead of this one."""
+        if self._top is None:
+            return None
+        return LearnedRate(
+            top=self._top, floor=self._floor, cut_at=self._cut_at + ahead, guessed=self._guessed, undone=self._undone
+        )
+
+    def adopt(self, learned: LearnedRate | None, ahead: float, now: float) -> None:
+        """What all processes learned, by that clock. What was sent before is old."""
+        if learned is None:
+            self._top = None
+            return
+        self._top, self._floor, self._cut_at = learned.top, learned.floor, learned.cut_at - ahead
+        self._guessed, self._undone = learned.guessed, learned.undone
+        self._adopted_at = now
+
+
+def _grown(top: float, floor: float, since: float, *, guessed: bool) -> float:
+    """What became of a rate so many seconds after it was cut."""
+    since = max(0.0, since)  # clocks of machines differ
+    if guessed:
+        return floor * 2 ** min(60.0, since / DOUBLING)
+    return max(floor, top * (1 + (1 - floor / top) * ((since - PLATEAU) / PLATEAU) ** 3))
+
+
+def learned_rate(learned: LearnedRate, now: float) -> float:
+    """The rate that it allows at that time."""
+    return _grown(learned.top, learned.floor, now - learned.cut_at, guessed=learned.guessed)
 
 
 def lower(a: float | None, b: float | None) -> float | None:
@@ -177,12 +215,21 @@ class ModelLimits:
         self.concurrency = Concurrency()
         self._finds = False
         """Nobody wrote how many may be in flight."""
+        self.waiting = 0
+        """Requests that are to be admitted, or to go out."""
+        self.largest = 0.0
+        """The most tokens that one of them takes, as long as any waits."""
         self.paused_until = -math.inf
         self.departed = Departure(model=name)
         self._told: float | None = None
         """Requests a second, as headers say."""
         self._most_left = 0.0
         """Requests that were left when most were: so many may go at once."""
+
+    def wait(self, tokens: float) -> None:
+        """One more waits."""
+        self.largest = max(tokens, self.largest if self.waiting else 0.0)
+        self.waiting += 1
 
     def slots(self, now: float) -> int | None:
         """Requests that may be in flight; None: any number."""
@@ -296,6 +343,12 @@ class ModelLimits:
         self.refusals.begin_anew(self.departed.number)
         self.retune(account, now)
 
+    def adopt(self, learned: LearnedRate | None, ahead: float, account: Limits, now: float) -> None:
+        """What all processes learned of its rate, by a clock that is so far ahead."""
+        self.adaptive.adopt(learned, ahead, now)
+        self.refusals.begin_anew(self.departed.number)
+        self.retune(account, now)
+
     def dropped(self, departure: Departure, now: float) -> None:
         """A request was one too many, or timed out."""
         if self._finds and departure.number:
@@ -305,7 +358,7 @@ class ModelLimits:
         """What keeps a request from being admitted, as far as this model goes."""
         if self._finds and self.concurrency.full(self.scope.in_flight, now):
             return Hold(WaitReason.SLOT, self.concurrency.more_in(now))
-        if self.scope.full(self.scope.limits.max_concurrent):
+        if self.scope.full(self.scope.limits.max_concurrent, now):
             return Hold(WaitReason.SLOT, math.inf)
         return longer(self.paused(now), self.scope.hold(tokens, now))
 
@@ -331,7 +384,7 @@ class ModelLimits:
             self.retune(account, now)
         if left is not None:
             later = self.departed.number - departure.number
-            refilled = (now - departure.at) * (self.scope.rate or 0.0)
+            refilled = (now - departure.at) * (self.scope.rate or 0.0)  # for all processes, as what is left
             self.scope.lower_requests(max(0.0, left - later + refilled), now)
 
     def _left_untold(self, account: Limits, now: float) -> None:

@@ -128,6 +128,7 @@ class Concurrency:
     def __init__(self) -> None:
         self.ceiling = CEILING
         """Slots at most; what files and connections allow may be less."""
+        self._processes = 1
         self.found: int | None = None
         """The level that was kept last; None: none was compared to another, and where there is one it only queues."""
         self._compared = False
@@ -167,7 +168,7 @@ class Concurrency:
         """Requests that may be in flight now."""
         found = self._slots
         if not self.heard and self._opened is not None:
-            found = min(UNHEARD, FIRST + (now - self._opened) * OPENING_PACE)
+            found = min(UNHEARD, FIRST + (now - self._opened) * OPENING_PACE) / self._processes
         return max(1, min(self.ceiling, int(found + _ROUNDING)))
 
     def full(self, in_flight: int, now: float) -> bool:
@@ -179,9 +180,9 @@ class Concurrency:
     def more_in(self, now: float) -> float:
         """Seconds until there is one more slot; infinite until there is an answer."""
         slots = self.slots(now)
-        if self.heard or self._opened is None or slots >= min(UNHEARD, self.ceiling):
+        if self.heard or self._opened is None or slots >= min(UNHEARD // self._processes, self.ceiling):
             return math.inf
-        return max(0.0, self._opened + (slots + 1 - FIRST) / OPENING_PACE - now)
+        return max(0.0, self._opened + ((slots + 1) * self._processes - FIRST) / OPENING_PACE - now)
 
     def remember(self, found: float) -> None:
         """What an earlier run found, to begin with; nothing happens once something was sent. A run of few requests ends
@@ -189,6 +190,12 @@ class Concurrency:
         if self._opened is None:
             self.heard, self._compared, self._rest = True, True, 1
             self._slots = self._threshold = float(max(FLOOR, round(found)))
+
+    def open_with(self, processes: int) -> None:
+        """So many processes ask it, of which each finds its own part: they open together as one does."""
+        if not self.heard:
+            self._processes = processes
+            self._slots, self._threshold = FIRST / processes, max(FLOOR, CAREFUL / processes)
 
     # what happened
 

@@ -15,7 +15,7 @@ from flowllm.limits.breaker import BreakerState
 from flowllm.limits.follower import Follower
 from flowllm.limits.give_up import FailureReport, judge_failure
 from flowllm.limits.prefix_cache import UNSIZED, Lineup
-from flowllm.limits.scope import MINUTE
+from flowllm.limits.rates import MINUTE
 from flowllm.limits.waiter import Admission, WaitListener
 
 IDLE = 900.0
@@ -80,7 +80,8 @@ def read_gauge(account: AccountLimiter, now: float) -> Gauge:
     waits: dict[str, dict[str, int]] = {}
     for (reason, priority), count in account.waits().items():
         waits.setdefault(reason.value, {})[priority.value] = count
-    possible = None if rate is None or elapsed < SHORTEST else rate * elapsed
+    own = lower(scope.own_rate, _summed([model.scope.own_rate for model in asked]))
+    possible = None if own is None or elapsed < SHORTEST else own * elapsed
     return Gauge(
         in_flight=scope.in_flight,
         waiting=account.waiting,
@@ -243,7 +244,7 @@ class Limiter:
         limits = next(claims)
         for other in claims:
             limits = tightest(limits, other)
-        self._account(account).set_limits(limits)
+        self.account(account).set_limits(limits)
 
     async def acquire(
         self,
@@ -273,7 +274,7 @@ class Limiter:
             lineup=lineup,
             ahead=ahead,
         )
-        found = self._account(account)
+        found = self.account(account)
         waited = await found.acquire(admission)
         if lineup is not None and lineup.follows is not None:
             return Follower(found, admission, lineup, queue_s=waited)
@@ -282,26 +283,26 @@ class Limiter:
     def learned(self, account: Hashable) -> dict[str, dict[Trait, float]]:
         """What was found out of each model of the account."""
         now = self._clock.monotonic()
-        return {name: model.learned(now) for name, model in self._account(account).models.items()}
+        return {name: model.learned(now) for name, model in self.account(account).models.items()}
 
     def remember(self, account: Hashable, model: str, traits: Mapping[str, float]) -> None:
         """What earlier runs learned of a model, by the names of `Trait`, to begin with; unknown names are passed over."""
-        self._account(account).remember(model, traits)
+        self.account(account).remember(model, traits)
 
     def ahead(self, account: Hashable) -> int:
         """How many requests of that account may be ready, for those to be found whose prompts begin the same; 0 where none
         waits for another (`prefix_cache.py`)."""
-        found = self._account(account)
+        found = self.account(account)
         models = [model.prefixes.ahead for model in found.models.values() if model.prefixes.pays]
         return min(models, default=UNSIZED if found.scope.limits.prefix_cache == "on" else 0)
 
     def slots(self, account: Hashable) -> int:
         """Requests to the account that may be in flight soon, when all is well."""
-        return self._account(account).soon
+        return self.account(account).soon
 
     def written(self, account: Hashable) -> int | None:
         """Requests in flight as they are written down for the account."""
-        return self._account(account).scope.limits.max_concurrent
+        return self.account(account).scope.limits.max_concurrent
 
     def count_waits(self) -> None:
         """Tell those who wait in queues what they have waited so far, where they are not so many that this takes long."""
@@ -317,7 +318,8 @@ class Limiter:
         now = self._clock.monotonic()
         return {name: read_gauge(account, now) for name, account in self._accounts.items()}
 
-    def _account(self, account: Hashable) -> AccountLimiter:
+    def account(self, account: Hashable) -> AccountLimiter:
+        """The limiter of that account."""
         if account not in self._accounts:
             self._accounts[account] = AccountLimiter(self._clock)
         return self._accounts[account]

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 from flowllm.core.types import Priority, WaitReason
-from flowllm.limits.scope import Hold
+from flowllm.limits.rates import Hold
 
 _RANK = {Priority.HIGH: 0, Priority.NORMAL: 1, Priority.LOW: 2}
 T = TypeVar("T")

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 
 from flowllm.core.records import dataclass
 from flowllm.core.retry_after import wait_of
-from flowllm.limits.scope import MINUTE
+from flowllm.limits.rates import MINUTE
 
 DAY = 86_400.0
 LONGEST_WINDOW = 1.1 * MINUTE

@@ -10,7 +10,7 @@ from flowllm.core.records import dataclass
 from flowllm.core.types import Priority, WaitReason
 from flowllm.limits.prefix_cache import Lineup
 from flowllm.limits.queue import AdmissionQueue
-from flowllm.limits.scope import Hold
+from flowllm.limits.rates import Hold
 
 
 class WaitListener(Protocol):

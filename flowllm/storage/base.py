@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from flowllm.core.shares import Decide, Grant
 from flowllm.core.types import Json, NodeId, NodeStatus, RunId, RunStatus
 from flowllm.storage.browsing import Browsing
 from flowllm.storage.comparing import Comparing
@@ -255,6 +256,14 @@ class Store(History, Browsing, Comparing, Following, PastReads, Ranges, ResultRe
 
     async def gauges(self, *, since: float, until: float = math.inf) -> list[Gauge]:
         """What was noted after the one wall clock time and not after the other, of all processes, oldest first."""
+        ...
+
+    # shares of limits
+
+    async def balance(self, decisions: Mapping[str, Decide]) -> Mapping[str, Grant]:
+        """Read what is on record of these scopes and of the shares that processes have of them, and write what each decides,
+        one after the other in the order of their names, in a transaction of its own; what this process gets of each. Raises
+        StoreError, also where this store has no run."""
         ...
 
     # memo

@@ -186,11 +186,12 @@ class Unit:
 
     rides: bool = False
     """Nobody waits for it, and it may be lost: it is written with whatever is committed next."""
+    apart: bool = False
+    """In a transaction of its own: what it locks others wait for, and it waits for nothing else."""
     equal: str = ""
     """Its key: it is not written where another process has begun the same,"""
     looked: float = math.inf
     """or has stored an answer since then (monotonic seconds)."""
-
     removes: bool = False
     """It may remove what was written before."""
 

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from flowllm.core.errors import OwnershipLost, StorageFailed, StoreError
+from flowllm.core.shares import Decide, Grant
 from flowllm.core.types import Json, NodeId, NodeStatus, RunId, RunStatus
 from flowllm.storage.base import (
     AttemptRecord,
@@ -27,7 +28,7 @@ from flowllm.storage.base import (
 )
 from flowllm.storage.liveness import SECOND_LOOK
 from flowllm.storage.monitoring import Gauge, Learned, SuspensionRecord
-from flowllm.storage.sql import actions, item_matching, statements
+from flowllm.storage.sql import actions, item_matching, shares, statements
 from flowllm.storage.sql.browsing import BrowsingReader
 from flowllm.storage.sql.engine import Engine
 from flowllm.storage.sql.faults import run_not_found
@@ -288,6 +289,12 @@ class SqlStore(BrowsingReader, ComparingReader, FollowingReader, PastReader, Ran
             forget = (statements.FORGET_GAUGES, (now - GAUGES_KEPT,))
             thin = (statements.THIN_GAUGES, (since, self._thinned))
             self._writer.ride(Unit(rows=(*rows, forget, thin), rides=True), hurries=True)
+
+    # shares of limits
+
+    async def balance(self, decisions: Mapping[str, Decide]) -> Mapping[str, Grant]:
+        found: Mapping[str, Grant] = await self._writer.write(shares.balance(decisions, self.presence))
+        return found
 
     # memo
 

@@ -260,6 +260,22 @@ reports = Table(
     Index("ix_reports_run_id", "run_id"),
 )
 
+limit_scopes = Table(
+    "limit_scopes",
+    metadata,
+    Column("scope", Text, primary_key=True, nullable=False),
+    Column("state", Text, nullable=False),
+)
+
+shares = Table(
+    "shares",
+    metadata,
+    Column("scope", Text, primary_key=True, nullable=False),
+    Column("process", BIG, primary_key=True, nullable=False),
+    Column("until", Float(53), nullable=False),
+    Column("state", Text, nullable=False),
+)
+
 versions = Table(
     "alembic_version",
     MetaData(),  # Alembic's own table, as Alembic makes it: never part of what it compares

@@ -269,6 +269,10 @@ class Writer:
             for job in jobs:
                 self._fail([job], self._lost.error())
             return
+        if len(jobs) > 1 and (apart := [job for job in jobs if job.unit.apart]):
+            for part in ([job for job in jobs if not job.unit.apart], *([job] for job in apart)):
+                self._commit(part)
+            return
         jobs = self._without_gaps(jobs) if self._gaps else jobs
         error = self._attempt(jobs) if jobs else None
         if error is not None and len(jobs) > 1 and self._engine.worth_one_by_one(error):

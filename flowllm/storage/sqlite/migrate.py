@@ -34,7 +34,7 @@ from flowllm.storage.sqlite.connection import (
 from flowllm.storage.sqlite.faults import RESTORE, code_of, explain
 from flowllm.storage.sqlite.mounts import refuse_shared
 
-HEAD: Final = "0013"
+HEAD: Final = "0014"
 """The revision that this program reads and writes."""
 REVISIONS: Final = (
     "0001",
@@ -49,6 +49,7 @@ REVISIONS: Final = (
     "0010",
     "0011",
     "0012",
+    "0013",
     HEAD,
 )
 """All revisions that this program knows, oldest first."""

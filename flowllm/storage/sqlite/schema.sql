@@ -47,6 +47,11 @@ CREATE TABLE learned (
   learned_at FLOAT NOT NULL,
   PRIMARY KEY (account, name)
 );
+CREATE TABLE limit_scopes (
+  scope TEXT NOT NULL,
+  state TEXT NOT NULL,
+  PRIMARY KEY (scope)
+);
 CREATE TABLE memo (
   "key" TEXT NOT NULL,
   provider TEXT NOT NULL,
@@ -161,6 +166,13 @@ CREATE INDEX ix_runs_running ON runs (seq) WHERE status = 'running';
 CREATE INDEX ix_runs_started_at ON runs (started_at);
 CREATE INDEX ix_runs_unfinished ON runs (seq) WHERE status <> 'succeeded';
 CREATE INDEX ix_runs_workflow_seq ON runs (workflow, seq);
+CREATE TABLE shares (
+  scope TEXT NOT NULL,
+  process INTEGER NOT NULL,
+  until FLOAT NOT NULL,
+  state TEXT NOT NULL,
+  PRIMARY KEY (scope, process)
+);
 CREATE TABLE tags (
   run_id TEXT NOT NULL,
   tag TEXT NOT NULL,

@@ -316,7 +316,7 @@ def test_a_second_attempt_that_may_not_go_out_yet_is_not_waited_for_once_the_fir
             await begin(lease, record, **how)
             if record.number == 2:
                 pause = Departure(model="m", at=bench.clock.monotonic())
-                bench.limiter._account(provider.account).limited(60.0, pause)
+                bench.limiter.account(provider.account).limited(60.0, pause)
 
         bench.store.begin_attempt = paused_meanwhile
         with pytest.raises(ServerFailed):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowllm.limits.scope import Bucket
+from flowllm.limits.rates import Bucket
 
 
 def test_starts_full_and_refills_at_its_rate() -> None:

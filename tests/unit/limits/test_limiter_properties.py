@@ -90,7 +90,7 @@ def test_no_limit_is_ever_passed_everyone_goes_and_all_is_given_back(seed: int) 
         assert sum(begin <= at < begin + SPAN for at in log.departed) <= MOST
         assert sum(begin <= at < begin + 2 for at in log.departed) <= 4 + 2 * 2
     assert log.done >= 40 - cancelled
-    account = limiter._account("a")
+    account = limiter.account("a")
     for scope in (account.scope, account.models["m"].scope):
         assert scope.in_flight == 0
         assert scope.reserved == pytest.approx(0, abs=1e-6)

@@ -215,7 +215,7 @@ def test_a_follower_that_is_cancelled_leaves_and_one_whose_provider_is_given_up_
         await asyncio.sleep(0.1)
         assert limiter.gauges()["a"].waits == {"prefix": {"normal": 2}}
         gone.cancel()
-        limiter._account("a").give_up(ProviderDown("it is down"))
+        limiter.account("a").give_up(ProviderDown("it is down"))
         with pytest.raises(ProviderDown):
             await told
         await first

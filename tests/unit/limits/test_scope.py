@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowllm.core.types import Limits, WindowLimit
-from flowllm.limits.scope import BUNCHING, STEADY, LimitScope
+from flowllm.limits.rates import BUNCHING, STEADY
+from flowllm.limits.scope import LimitScope
 
 
 def scope(rate: float | None = None, **limits: object) -> LimitScope:

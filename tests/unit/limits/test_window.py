@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowllm.limits.scope import Window
+from flowllm.limits.rates import Window
 
 
 def test_as_many_as_the_limit_go_at_once_and_then_one_span_later() -> None:
