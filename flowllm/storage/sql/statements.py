@@ -129,6 +129,8 @@ def _write_nodes(
     names: dict[str, list[str]] = {}
     for row in chain(begun, ended):
         names.setdefault(row[0], []).append(row[1])
+    for run_id in sorted(names):  # in one order, as two processes may lock several
+        totals.run(run_id)
     known = totals.nodes(names)
     notes = []
     for row in begun:

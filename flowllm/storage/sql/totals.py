@@ -38,8 +38,9 @@ CHARGED: Final = ("model", "status", "usage", "cost_usd", "reserved_tokens", "re
 _ADDED: Final = ", ".join(f"{name} = {name} + ?" for name in (*STATUSES, *FIGURES))
 _UPDATE: Final = f"UPDATE totals SET changes = ?, last_seq = ?, {_ADDED} WHERE run_id = ?"
 _NODES: Final = "SELECT node_id, status, epoch, counts IS NULL FROM nodes WHERE run_id = ? AND node_id IN (SELECT value FROM json_each(?))"
-_LAST: Final = "SELECT changes, last_seq FROM totals WHERE run_id = ?"
-"""Locked: who gives a run's changes their numbers does so alone, so that they are seen in their order."""
+_ADD: Final = f"UPDATE totals SET {', '.join(f'{name} = {name} + ?' for name in FIGURES)} WHERE run_id = ?"
+_LAST: Final = "SELECT changes, last_seq, EXISTS (SELECT 1 FROM waits WHERE waits.run_id = totals.run_id) FROM totals WHERE run_id = ?"
+"""Locked: who gives a run's changes their numbers does so alone until they are committed, so that they are seen in their order."""
 _ATTEMPTS: Final = (
     f"SELECT attempt_id, {', '.join(CHARGED)} FROM attempts WHERE attempt_id IN (SELECT value FROM json_each(?))"
 )
@@ -90,16 +91,21 @@ def summed(rows: Iterable[tuple[Any, ...]]) -> dict[str, float]:
 class _Run:
     """What changes of one run."""
 
-    __slots__ = ("changes", "figures", "last_seq", "statuses", "waits")
+    __slots__ = ("changes", "figures", "last_seq", "numbered", "statuses", "waits")
 
-    def __init__(self, connection: Connection, run_id: str) -> None:
-        found = connection.execute(_LAST + connection.for_update, (run_id,)).fetchone()
-        self.changes: int
-        self.last_seq: int
-        self.changes, self.last_seq = found or (0, 0)
-        self.statuses = dict.fromkeys(STATUSES, 0)
+    def __init__(self) -> None:
         self.figures = NONE
-        self.waits = connection.execute("SELECT 1 FROM waits WHERE run_id = ?", (run_id,)).fetchone() is not None
+        self.numbered = False
+        """Its changes are numbered: it is locked."""
+        self.changes = self.last_seq = 0
+        self.waits: bool | int = False
+
+    def number(self, connection: Connection, run_id: str) -> None:
+        """Before its first change of a node."""
+        found = connection.execute(_LAST + connection.for_update, (run_id,)).fetchone()
+        self.changes, self.last_seq, self.waits = found or (0, 0, False)
+        self.statuses = dict.fromkeys(STATUSES, 0)
+        self.numbered = True
 
 
 class Totals:
@@ -110,10 +116,10 @@ class Totals:
         self._runs: dict[str, _Run] = {}
 
     def run(self, run_id: str) -> _Run:
-        """What changes of that run."""
-        found = self._runs.get(run_id)
-        if found is None:
-            found = self._runs[run_id] = _Run(self._connection, run_id)
+        """What changes of that run, by changes of nodes too."""
+        found = self._runs.get(run_id) or self._runs.setdefault(run_id, _Run())
+        if not found.numbered:
+            found.number(self._connection, run_id)
         return found
 
     def next_change(self, run_id: str) -> int:
@@ -124,7 +130,7 @@ class Totals:
 
     def node(self, run_id: str, before: str | None, after: str, seq: int) -> int:
         """A node's status; the number of this change."""
-        run = self._runs.get(run_id) or self.run(run_id)
+        run = self.run(run_id)
         if before != after:
             if before in run.statuses:  # else there was none, or it was damaged
                 run.statuses[before] -= 1
@@ -136,7 +142,7 @@ class Totals:
     def attempt(self, run_id: str, before: tuple[float, ...], after: tuple[float, ...]) -> None:
         """What an attempt adds now in place of what it added."""
         if before is not after:
-            run = self.run(run_id)
+            run = self._runs.get(run_id) or self._runs.setdefault(run_id, _Run())
             now = map(add, run.figures, after)
             run.figures = tuple(now if before is NONE else map(sub, now, before))
 
@@ -159,6 +165,10 @@ class Totals:
             [
                 (run.changes, run.last_seq, *run.statuses.values(), *run.figures, run_id)
                 for run_id, run in self._runs.items()
+                if run.numbered
             ],
+        )
+        self._connection.executemany(
+            _ADD, [(*run.figures, run_id) for run_id, run in self._runs.items() if not run.numbered]
         )
         self._runs = {}
