@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.processes import databases, runs
+from tests.support.processes import databases, equal, runs
 
 
 def play(what: object, kind: str, seeds: range) -> None:
@@ -16,9 +16,14 @@ def play(what: object, kind: str, seeds: range) -> None:
             raise AssertionError(f"{what.__name__}, {kind}, seed {seed}: {type(error).__name__}: {error}") from error
 
 
-@pytest.mark.parametrize(("kind", "seeds"), [("sqlite", range(12)), ("postgres", range(3))])
+@pytest.mark.parametrize(("kind", "seeds"), [("sqlite", range(8)), ("postgres", range(1))])
 def test_runs_are_gone_on_with_by_other_processes(kind: str, seeds: range) -> None:
     play(runs, kind, seeds)
+
+
+@pytest.mark.parametrize(("kind", "seeds"), [("sqlite", range(8)), ("postgres", range(1))])
+def test_equal_calls_are_sent_once_while_the_process_lives_that_sends_them(kind: str, seeds: range) -> None:
+    play(equal, kind, seeds)
 
 
 @pytest.mark.soak
@@ -26,3 +31,10 @@ def test_runs_are_gone_on_with_by_other_processes(kind: str, seeds: range) -> No
 def test_runs_of_hundreds_of_seeds_are_gone_on_with_by_other_processes(block: int) -> None:
     play(runs, "sqlite", range(1000 + block * 25, 1025 + block * 25))
     play(runs, "postgres", range(1000 + block * 3, 1003 + block * 3))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("block", range(10))
+def test_equal_calls_of_hundreds_of_seeds_are_sent_once(block: int) -> None:
+    play(equal, "sqlite", range(1000 + block * 30, 1030 + block * 30))
+    play(equal, "postgres", range(1000 + block * 5, 1005 + block * 5))

@@ -127,7 +127,8 @@ class ProcessWriter(Writer):
         if not self._given:
             self._more.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._more.wait(), self.presence.wait())
+                beats = None if self._process.buried else self.presence.wait()
+                await asyncio.wait_for(self._more.wait(), beats)
         jobs: list[Job] = []
         while self._given and self._given[0] is not None:
             jobs += self._given.popleft()

@@ -242,7 +242,7 @@ class Process:
 
     def noted(self, job: Job) -> None:
         """A unit of its is on record."""
-        if job.unit.opens:
+        if job.unit.opens and not job.passed:
             self.open.add(job.unit.opens)
         self.open.discard(job.unit.closes)
 
