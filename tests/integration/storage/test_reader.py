@@ -109,6 +109,7 @@ async def test_a_waiter_that_leaves_does_not_take_the_answer_from_another(disk: 
         (lambda store: store.count_items(RunId("r1"), NodeId("a")), "ix_nodes_parent_place"),
         (lambda store: store.failed_items(RunId("r1")), "ix_nodes_failed"),
         (lambda store: store.memo("k"), "sqlite_autoindex_memo"),
+        (lambda store: store.sent_elsewhere(["k"]), "ix_attempts_sent"),
         (lambda store: store.run(RunId("r1")), "sqlite_autoindex_runs"),
     ],
 )
