@@ -284,7 +284,10 @@ def _lay_out(stage: Path, files: Mapping[str, str]) -> None:
         path.write_text(text, encoding="utf-8")
     (stage / "files").mkdir(parents=True, exist_ok=True)
     package = Path(flowllm.__file__).parent
-    shutil.copytree(package, stage / "flowllm", ignore=shutil.ignore_patterns("__pycache__"))
+    without = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(package, stage / "flowllm", ignore=without)
+    if not (package / "_migrations").exists():  # as in a checkout
+        shutil.copytree(package.parent / "migrations", stage / "flowllm" / "_migrations", ignore=without)
 
 
 def _pass_on(stream: IO[bytes]) -> None:
