@@ -155,9 +155,10 @@ def driver() -> ModuleType:
     """Asyncpg. Raises UsageError where it is not installed."""
     try:
         import asyncpg  # noqa: PLC0415 - only who uses PostgreSQL has it, and it takes a tenth of a second
+        import greenlet  # noqa: F401, PLC0415 - SQLAlchemy needs it for migrations
     except ImportError as error:
         raise UsageError(
-            "A PostgreSQL database needs the package asyncpg, which is not installed.",
+            f"A PostgreSQL database needs the package {error.name}, which is not installed.",
             hint='Install it with: pip install "flowllm[postgres]"',
         ) from error
     found: ModuleType = asyncpg

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import tomllib
+from importlib.metadata import requires
 from pathlib import Path
 
 import asyncpg
 import pytest
+from packaging.requirements import Requirement
 
 from flowllm.core.clock import SystemClock
 from flowllm.core.errors import DatabaseCorrupt, StorageFailed, UsageError
@@ -15,6 +18,7 @@ from flowllm.storage.address import dsn, is_postgres, name_of, place, shown
 from flowllm.storage.open import exists, home_of, open_store
 from flowllm.storage.postgres import faults
 from flowllm.storage.postgres.translate import translated
+from tests.support.process import ROOT
 
 SECRET = "hunter2-%40-x"
 
@@ -73,6 +77,22 @@ def test_without_the_driver_the_command_that_installs_it_is_told(monkeypatch: py
     with pytest.raises(UsageError, match="not installed") as caught:
         exists("postgresql://h/flow")
     assert 'pip install "flowllm[postgres]"' in caught.value.hint
+
+
+def test_the_extra_has_all_that_migrations_import() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    waiting, found = [Requirement(text) for text in project["optional-dependencies"]["postgres"]], set()
+    while waiting:
+        wanted = waiting.pop()
+        if (known := (wanted.name, frozenset(wanted.extras))) in found:
+            continue
+        found.add(known)
+        for text in requires(wanted.name) or ():
+            needed = Requirement(text)
+            extras = ["", *wanted.extras]
+            if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in extras):
+                waiting.append(needed)
+    assert "greenlet" in {name for name, _ in found}
 
 
 @pytest.mark.anyio
