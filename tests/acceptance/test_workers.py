@@ -38,20 +38,20 @@ def _going(project: Project, *words: object, workers: int = 2) -> Iterator[Forke
         yield process
 
 
-def test_rows_and_figures_are_as_with_one_process(project: Project, server: Server) -> None:
-    texts(project.folder / "rows.jsonl", 60)
-    file = two_steps(project, limits=LIMITS)
-    alone = project.json(
+def test_rows_and_figures_are_as_with_one_process(anywhere: Project, server: Server) -> None:
+    texts(anywhere.folder / "rows.jsonl", 60)
+    file = two_steps(anywhere, limits=LIMITS)
+    alone = anywhere.json(
         "run", file, "--over", "rows.jsonl", "--output", "alone.jsonl", "--ordered", "--db", "alone.db"
     )
-    split = project.json("run", file, *OUT, "--ordered", "--workers", 2)
-    assert (project.folder / "out.jsonl").read_bytes() == (project.folder / "alone.jsonl").read_bytes()
+    split = anywhere.json("run", file, *OUT, "--ordered", "--workers", 2)
+    assert (anywhere.folder / "out.jsonl").read_bytes() == (anywhere.folder / "alone.jsonl").read_bytes()
     assert len(server.requests) == 240
     for name in ("status", "requests", "usage", "cost_usd"):
         assert split[name] == alone[name], name
     assert split["steps"]["row"]["counts"] == alone["steps"]["row"]["counts"]
     assert split["steps"]["row"]["usage"] == alone["steps"]["row"]["usage"]
-    assert project.rows("SELECT count(*) FROM ranges, reports") == [(0,)], "something of it is left"
+    assert anywhere.rows("SELECT count(*) FROM ranges, reports") == [(0,)], "something of it is left"
 
 
 def test_the_items_of_a_foreach_at_the_top_see_the_steps_before_it(project: Project, server: Server) -> None:
@@ -77,35 +77,35 @@ def test_the_items_of_a_foreach_at_the_top_see_the_steps_before_it(project: Proj
     }
 
 
-def test_a_worker_that_is_killed_is_replaced_and_no_row_is_lost(project: Project, server: Server) -> None:
+def test_a_worker_that_is_killed_is_replaced_and_no_row_is_lost(anywhere: Project, server: Server) -> None:
     server.latency = 0.05
-    texts(project.folder / "rows.jsonl", 150)
-    with _going(project, two_steps(project, limits=LIMITS), *OUT) as process:
+    texts(anywhere.folder / "rows.jsonl", 150)
+    with _going(anywhere, two_steps(anywhere, limits=LIMITS), *OUT) as process:
         until(lambda: len(server.requests) >= 60, "the moment to kill one", of=process)
-        os.kill(_pids(project)[0], signal.SIGKILL)
-        outcome = project.finish(process)
+        os.kill(_pids(anywhere)[0], signal.SIGKILL)
+        outcome = anywhere.finish(process)
     assert outcome.code == 0, outcome.said
     assert "is started again: it was killed by signal 9" in outcome.err
-    each_once(project.folder / "out.jsonl", 150)
+    each_once(anywhere.folder / "out.jsonl", 150)
     assert len({seen.prompt for seen in server.requests}) == 300
     assert len(server.requests) <= 300 + IN_FLIGHT
 
 
 @pytest.mark.parametrize("workers", [(), ("--workers", 2)])
 def test_a_coordinator_that_is_killed_leaves_no_worker_and_a_run_that_goes_on(
-    workers: tuple[object, ...], project: Project, server: Server
+    workers: tuple[object, ...], anywhere: Project, server: Server
 ) -> None:
     server.latency = 0.05
-    texts(project.folder / "rows.jsonl", 100)
-    with _going(project, two_steps(project, limits=LIMITS), *OUT) as process:
+    texts(anywhere.folder / "rows.jsonl", 100)
+    with _going(anywhere, two_steps(anywhere, limits=LIMITS), *OUT) as process:
         until(lambda: len(server.requests) >= 60, "the moment to kill it", of=process)
-        pids = _pids(project)
+        pids = _pids(anywhere)
         process.send_signal(signal.SIGKILL)
         process.communicate()
     until(lambda: not any(map(_alive, pids)), "the end of its workers")
-    resumed = project.cli("resume", "--quiet", *workers)
+    resumed = anywhere.cli("resume", "--quiet", *workers)
     assert resumed.code == 0, resumed.said
-    each_once(project.folder / "out.jsonl", 100)
+    each_once(anywhere.folder / "out.jsonl", 100)
     assert len({seen.prompt for seen in server.requests}) == 200
     assert len(server.requests) <= 200 + 2 * IN_FLIGHT
 
@@ -118,24 +118,24 @@ def _alive(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-def test_who_joins_works_and_who_is_told_to_leave_gives_back_what_it_has(project: Project, server: Server) -> None:
+def test_who_joins_works_and_who_is_told_to_leave_gives_back_what_it_has(anywhere: Project, server: Server) -> None:
     server.latency = 0.05
-    texts(project.folder / "rows.jsonl", 100)
-    process = project.start("run", one_step(project, limits=LIMITS), *OUT, "--workers", 0)
+    texts(anywhere.folder / "rows.jsonl", 100)
+    process = anywhere.start("run", one_step(anywhere, limits=LIMITS), *OUT, "--workers", 0)
     with killed_at_exit(process):
-        until(project.run_ids, "the run", of=process)
-        first = project.start("work", "--exit-when-idle", "30s")
+        until(anywhere.run_ids, "the run", of=process)
+        first = anywhere.start("work", "--exit-when-idle", "30s")
         with killed_at_exit(first):
             until(lambda: len(server.requests) >= 20, "work", of=first)
             first.send_signal(signal.SIGTERM)
-            left = project.finish(first)
+            left = anywhere.finish(first)
         assert left.code == 0, left.said
         assert len(server.requests) < 100
-        second = project.start("work", "last")
+        second = anywhere.start("work", "last")
         with killed_at_exit(second):
-            outcome, worked = project.finish(process), project.finish(second)
+            outcome, worked = anywhere.finish(process), anywhere.finish(second)
     assert (outcome.code, worked.code) == (0, 0), outcome.said + worked.said
-    each_once(project.folder / "out.jsonl", 100)
+    each_once(anywhere.folder / "out.jsonl", 100)
     assert len(server.requests) == 100, "something was asked twice"
 
 
