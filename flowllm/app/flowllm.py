@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Self, TypeAlias
 from flowllm.app.cluster_workers import check_workers
 from flowllm.app.dataset_run import absolute_paths, open_again, open_files
 from flowllm.app.limit_shares import LimitShares
+from flowllm.app.observer_hub import complain
 from flowllm.app.prepare import PreparedRun, chosen_steps, new_run, plan_run, prepare_run, with_budget
 from flowllm.app.recorded import RecordedRuns
 from flowllm.app.result import RunResult
 from flowllm.app.resume import edited, give_back, inputs_again, mended_items, run_to_resume, unmasked
-from flowllm.app.run_attempt import RunAttempt, SharedServices, complain
+from flowllm.app.run_attempt import RunAttempt, SharedServices
 from flowllm.app.settings import check_arguments, load_settings, overrides, stored_project
 from flowllm.app.telemetry import RunTelemetry
 from flowllm.app.wiring import AUTO, SIMULATED, Providers

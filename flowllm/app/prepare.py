@@ -316,3 +316,15 @@ def _files_of(step: Step, known: Mapping[str, Json]) -> Iterator[Path]:
             for image in images if isinstance(images, list) else [images]:
                 if isinstance(image, str) and "://" not in image and not image.startswith("data:"):
                     yield Path(step.body.folder, image)
+
+
+def unsplit(prepared: PreparedRun, *, in_memory: bool) -> str:
+    """Why nothing of the run can be another process's; empty if it can."""
+    if in_memory:
+        return "the database is in memory, where no other process sees it"
+    steps = prepared.steps.values()
+    if prepared.options.over is None and not any(one.foreach and one.kind is not StepKind.VALUE for one in steps):
+        return "there is no --over, and no foreach at the top of the graph"
+    if prepared.providers.redactor.value(dict(prepared.inputs)) != prepared.inputs:
+        return "a secret is in its inputs, and they are to get these from the database"
+    return ""

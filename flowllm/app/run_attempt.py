@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +10,8 @@ from flowllm.app.cluster_workers import ClusterWorkers
 from flowllm.app.dataset_run import RowFiles, over_of
 from flowllm.app.learned import learn, remember
 from flowllm.app.limit_shares import LimitShares
-from flowllm.app.prepare import PreparedRun, every_step, kinds_of, needs_cluster
+from flowllm.app.observer_hub import ObserverHub
+from flowllm.app.prepare import PreparedRun, every_step, kinds_of, needs_cluster, unsplit
 from flowllm.app.result import COUNTED, LAST_ATTEMPT
 from flowllm.app.started import run_started
 from flowllm.app.wiring import allow_local, step_kinds
@@ -22,8 +22,8 @@ from flowllm.cluster.base import Cluster
 from flowllm.core import descriptors
 from flowllm.core.cancel import CancelToken, StopSignal
 from flowllm.core.clock import Clock
-from flowllm.core.errors import RunStopped, StoreError, fuller, text_of
-from flowllm.core.events import Event, Notice, RunEnded
+from flowllm.core.errors import RunStopped, StoreError, fuller
+from flowllm.core.events import Notice, RunEnded
 from flowllm.core.models import MODELS, with_savings
 from flowllm.core.money import Spend
 from flowllm.core.records import dataclass
@@ -34,7 +34,7 @@ from flowllm.limits.concurrency import UNHEARD
 from flowllm.limits.limiter import Limiter
 from flowllm.limits.rates import MINUTE
 from flowllm.providers.base import Account
-from flowllm.reporting.base import AccountState, Closable, Observer, Watching
+from flowllm.reporting.base import AccountState, Observer
 from flowllm.reporting.stats import Stats
 from flowllm.runtime.coordinator import Coordinator
 from flowllm.runtime.execute import AttemptOutcome, DatasetRun, execute_node, execute_run
@@ -55,56 +55,6 @@ WATCHED_EVERY = 1.0
 GROUPED = 16
 """Items for each slot of an account whose server keeps the beginnings of prompts: enough of several groups to fill the
 slots while the first of each is on its way."""
-
-
-class ObserverHub:
-    """Hands each event to every observer; one that fails is heard of once, and then left out."""
-
-    def __init__(self, observers: Sequence[Observer]) -> None:
-        self._observers = list(observers)
-
-    def __call__(self, event: Event) -> None:
-        """Something happened."""
-        for observer in list(self._observers):
-            try:
-                observer.handle(event)
-            except KeyboardInterrupt:
-                raise
-            except BaseException as error:  # noqa: BLE001 - a reader of events must not harm the run
-                self._leave_out(observer, error)
-
-    def look(self, now: float, accounts: Mapping[str, AccountState]) -> None:
-        """A second has passed; see `reporting.base.Watching`."""
-        for observer in list(self._observers):
-            if isinstance(observer, Watching):
-                try:
-                    observer.look(now, accounts)
-                except KeyboardInterrupt:
-                    raise
-                except BaseException as error:  # noqa: BLE001 - as above
-                    self._leave_out(observer, error)
-
-    def _leave_out(self, observer: Observer, error: BaseException) -> None:
-        self._observers.remove(observer)
-        complain(f"{type(observer).__name__} failed and is left out: {text_of(error)}")
-
-    def close(self) -> None:
-        """The run is over."""
-        observers, self._observers = self._observers, []
-        for observer in observers:
-            try:
-                if isinstance(observer, Closable):
-                    observer.close()
-            except KeyboardInterrupt:
-                raise
-            except BaseException as error:  # noqa: BLE001 - as above
-                complain(f"{type(observer).__name__} could not be closed: {text_of(error)}")
-
-
-def complain(words: str) -> None:
-    """On standard error, if that can be written; a run does not need it."""
-    with contextlib.suppress(Exception):
-        print(f"flowllm: {words}", file=sys.stderr)  # noqa: T201
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,6 +213,8 @@ class RunAttempt:
             self._emit.look(self._clock.now(), self._accounts())
             with contextlib.suppress(StoreError):  # whoever writes next hears of it
                 await context.suspended.look()
+                if context.coordinator is not None:
+                    await context.coordinator.look()
 
     def _accounts(self) -> dict[str, AccountState]:
         """One value for each account, under all names that the workflow gives it."""
@@ -349,23 +301,27 @@ class RunAttempt:
 
     @contextlib.asynccontextmanager
     async def _workers(self, context: RunContext) -> AsyncIterator[None]:
-        """Within it the run has its workers, where it is to have any."""
+        """Within it the run has its workers, where it is to have any; else those may join it that come by themselves."""
         pool, run = self._pool, self._run
-        if pool is None:
-            yield
-            return
 
         def figures(counted: Mapping[str, Json]) -> None:
             self._stats.add(counted["stats"])
             context.counted_elsewhere(counted["failures"])
 
+        if pool is None:
+            if not unsplit(self._prepared, in_memory=self._shared.database is None):
+                context.coordinator = Coordinator(context, workers=None, figures=figures)
+            yield
+            if context.coordinator is not None:
+                await context.coordinator.end()
+            return
         try:
             await pool.open()
         except RunStopped as error:
             context.end_early(error)
         coordinator = context.coordinator = Coordinator(context, workers=pool.size, figures=figures)
         await coordinator.begin()
-        await pool.start(run.run_id, PoolEvents(tell=self._notice, gone=coordinator.gone, lost=context.end_early))
+        await pool.start(run.run_id, PoolEvents(tell=self._notice, gone=coordinator.gone, lost=coordinator.alone))
         try:
             yield
         finally:

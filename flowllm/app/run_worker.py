@@ -33,6 +33,8 @@ REPORTED: Final = 0.25
 """Seconds from one report of a range to the next, unless it is over."""
 ORDERED: Final = 0.5
 """Seconds after which it is seen anew what the coordinator wants."""
+WANTED: Final = 2.0
+"""Seconds after which a worker without a range says again that it would like one."""
 IDLE: Final = (0.02, 0.5)
 """Seconds from one look for a free range to the next: at first, and at most."""
 
@@ -107,7 +109,7 @@ class RunWorker(RunAttempt):
     async def _go(self, context: RunContext) -> None:
         """Until the run is over, or this worker is to leave."""
         graph, pause, looked, told = self._graph(), IDLE[0], 0.0, 0.0
-        since = self._clock.monotonic()
+        since = asked = self._clock.monotonic()
         while self._going and not context.token.stopped:
             now = self._clock.monotonic()
             due = now >= looked + ORDERED
@@ -125,6 +127,9 @@ class RunWorker(RunAttempt):
                 since = now
             elif self._idle is not None and now >= since + self._idle:
                 return
+            if leased is None and not self._work and now >= asked + WANTED:
+                asked = now
+                await self._store.want_range(context.run.run_id)
             if leased is None:
                 pause = min(IDLE[1], pause * 1.5)
                 with contextlib.suppress(TimeoutError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
-from flowllm.app.run_attempt import complain
+from flowllm.app.observer_hub import complain
 from flowllm.core.errors import PackageMissing, describe_error
 from flowllm.core.types import NodeId, RunId
 from flowllm.reporting.base import Observer

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
 from flowllm.app.cluster_workers import ClusterWorkers, worker_environ
-from flowllm.app.prepare import PreparedRun
+from flowllm.app.prepare import PreparedRun, unsplit
 from flowllm.app.run_attempt import SharedServices
-from flowllm.app.run_worker import RunWorker
+from flowllm.app.run_worker import WANTED, RunWorker
 from flowllm.app.settings import Settings
 from flowllm.app.worker_pool import LocalWorkers, WorkerPool
 from flowllm.core.cancel import StopSignal
 from flowllm.core.clock import Clock
 from flowllm.core.errors import FlowLLMError, OwnershipLost, UsageError
-from flowllm.core.types import RunId, StepKind
+from flowllm.core.types import RunId
 from flowllm.language.files import DiskFiles, Unreadable
 from flowllm.reporting.base import Observer
 from flowllm.storage.base import RunRecord, Store
@@ -52,6 +53,7 @@ class Worker:
         self._tell = tell
         self._started = started
         self._refused: set[RunId] = set()
+        self._asked = -math.inf
 
     async def work(self, run_id: str | None, *, idle: float | None, stop: StopSignal) -> None:
         """See `FlowLLM.work`."""
@@ -85,6 +87,8 @@ class Worker:
                 continue
             run = await self._store.run(run_id)
             leased = await self._store.lease_range(run_id) if run.going else None
+            if leased is None and wanted is not None and run.going and not self._started:
+                await self._want(run_id)
             if leased is not None:
                 try:
                     await self._join_run(run, leased, stop, idle if wanted is not None else LINGER)
@@ -95,6 +99,13 @@ class Worker:
                     self._tell(f"{error.message}\n  {error.hint}".rstrip())
                 return True
         return False
+
+    async def _want(self, run_id: RunId) -> None:
+        """Say so once in a while: a run without workers hands out items to who comes."""
+        now = self._clock.monotonic()
+        if now >= self._asked + WANTED:
+            self._asked = now
+            await self._store.want_range(run_id)
 
     async def _join_run(self, run: RunRecord, leased: LeasedRange, stop: StopSignal, idle: float | None) -> None:
         try:
@@ -137,7 +148,7 @@ def pool_of(
     cluster = prepared.cluster
     if workers is None and (cluster is None or not cluster.remote or not is_postgres(settings.database)):
         return None, []
-    if why := _unsplit(prepared, settings.database):
+    if why := unsplit(prepared, in_memory=is_memory(settings.database)):
         told = f"no workers: {why}; this process executes all of it"
         return None, [] if workers is None else [told]
     if workers is not None and not isinstance(workers, int):
@@ -149,15 +160,3 @@ def pool_of(
     if settings.path is not None:
         own["FLOWLLM_CONFIG"] = str(settings.path.absolute())
     return LocalWorkers(workers or 0, {**settings.environ, **own}), []
-
-
-def _unsplit(prepared: PreparedRun, database: str) -> str:
-    """Why nothing of the run can be another process's; empty if it can."""
-    if is_memory(database):
-        return "the database is in memory, where no other process sees it"
-    steps = prepared.steps.values()
-    if prepared.options.over is None and not any(one.foreach and one.kind is not StepKind.VALUE for one in steps):
-        return "there is no --over, and no foreach at the top of the graph"
-    if prepared.providers.redactor.value(dict(prepared.inputs)) != prepared.inputs:
-        return "a secret is in its inputs, and they are to get these from the database"
-    return ""

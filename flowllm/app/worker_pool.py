@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
-from flowllm.core.errors import RunStopped, WorkersLost
 from flowllm.core.records import dataclass
 from flowllm.core.tasks import start_task
 from flowllm.core.types import RunId
@@ -34,7 +33,7 @@ class PoolEvents:
     """Something a person should know."""
     gone: Callable[[], None]
     """A worker has ended."""
-    lost: Callable[[RunStopped], None]
+    lost: Callable[[], None]
     """None is left, and none will be started any more."""
 
 
@@ -90,8 +89,11 @@ class Workers:
             if self._closing.is_set():
                 return
             code, said = await self._one(number, run_id, events)
-            if self._closing.is_set() or not code:
+            if self._closing.is_set():
                 return
+            if not code:
+                why = "it was told to leave"
+                break
             why = said or (f"it was killed by signal {-code}" if code < 0 else f"it ended with exit code {code}")
             if code == WRONG_USAGE:
                 break
@@ -100,12 +102,8 @@ class Workers:
         self._left -= 1
         events.tell(f"worker {number} is not started again: {why}")
         if not self._left:
-            events.lost(
-                WorkersLost(
-                    "no worker is left for this run",
-                    hint=f"the last one: {why}\n`flowllm resume {run_id}` goes on without workers, or with `--workers`",
-                )
-            )
+            events.tell("no worker is left: this process executes the rest")
+            events.lost()
 
     async def _one(self, number: int, run_id: RunId, events: PoolEvents) -> tuple[int, str]:
         """One worker from its start to its end: its exit code, and the last line that it wrote."""

@@ -145,10 +145,6 @@ class RunStopped(FlowLLMError):
         return found
 
 
-class WorkersLost(RunStopped):
-    """No worker is left that could go on with a run's items."""
-
-
 class ProviderDown(RunStopped):
     """A provider cannot be used for now; runs that need it are paused and can be resumed."""
 

@@ -26,6 +26,8 @@ from flowllm.storage.ranges import ItemEnd, OfferedRange, RangeItem, RangeNews, 
 QUICK = 0.05
 SLOW = 0.25
 """Seconds from one look at what workers report to the next: after one that found something, and at most."""
+HOPED = 5.0
+"""Seconds for which a worker that wants to have something to do is believed to be there."""
 LOOKED = 1.0
 """Seconds from one look whether workers are alive to the next."""
 SETTLING = 2.0
@@ -42,6 +44,19 @@ class Owner(Protocol):
 
     def lost(self, item: Item, *, sent: bool) -> None:
         """It was no longer wanted, or the run is stopping; `sent`: after something was sent for it."""
+        ...
+
+    @property
+    def room(self) -> int:
+        """How many more could be executed here."""
+        ...
+
+    def wake(self) -> None:
+        """There may be."""
+        ...
+
+    def start_here(self, item: Item) -> None:
+        """No worker has it: it is executed here."""
         ...
 
 
@@ -69,11 +84,26 @@ class HandedOut:
         self._coordinator = coordinator
         self._waiting: deque[Item] = deque()
         self._left: int | None = None
+        self.free = self.out = 0
+        """Ranges that wait for a worker, and items in all ranges there are."""
 
     @property
     def window(self) -> int:
-        """Items that may be with workers, or on their way to them."""
-        return ahead(self._coordinator.workers)
+        """Items that may be with workers, or on their way to them: so many that a range waits for each."""
+        workers = self._coordinator.workers
+        if not workers:
+            return self.out + len(self._waiting)
+        missing = max(0, workers + 1 - self.free)
+        wanted = missing * self.sizes.next(workers=workers, left=self._all_left)
+        return min(ahead(workers), self.out + max(len(self._waiting), wanted))
+
+    @property
+    def _all_left(self) -> int | None:
+        return None if self._left is None else self._left + len(self._waiting)
+
+    def back(self) -> Item | None:
+        """One that no worker was offered yet, taken back."""
+        return self._waiting.popleft() if self._waiting else None
 
     def take(self, item: Item) -> None:
         """A worker is to execute it."""
@@ -91,8 +121,7 @@ class HandedOut:
         for _ in range(free):
             if not self._waiting:
                 return
-            left = None if self._left is None else self._left + len(self._waiting)
-            size = self.sizes.next(workers=workers, left=left)
+            size = self.sizes.next(workers=workers, left=self._all_left)
             yield [self._waiting.popleft() for _ in range(min(size, len(self._waiting)))]
 
     def drop(self) -> None:
@@ -113,15 +142,22 @@ class HandedOut:
 
 
 class Coordinator:
-    """One for each attempt at a run that has workers."""
+    """One for each attempt at a run that may have workers."""
 
-    def __init__(self, context: RunContext, *, workers: int, figures: Callable[[Mapping[str, Json]], None]) -> None:
-        """`workers` are started with the run; `figures` takes what workers count."""
+    def __init__(
+        self, context: RunContext, *, workers: int | None, figures: Callable[[Mapping[str, Json]], None]
+    ) -> None:
+        """`workers` are started with the run, and this process executes no items then. None: it does, and those that join do, too.
+        `figures` takes what workers count."""
         self._context = context
         self._store = context.store
         self._lease = context.lease
         self._figures = figures
-        self._started = workers
+        self._started = workers or 0
+        self.works = workers is None
+        """Items are executed here, too."""
+        self._wanted = -math.inf
+        """When a worker last said that it would like to have something to do (monotonic seconds)."""
         self._processes: frozenset[int] = frozenset()
         self._foreaches: dict[NodeId, HandedOut] = {}
         self._out: dict[int, _Out] = {}
@@ -138,8 +174,26 @@ class Coordinator:
 
     @property
     def workers(self) -> int:
-        """Those that are known."""
-        return max(1, self._started, len(self._processes))
+        """Those that are there, or will be soon; of a run that leaves all to those that join at least one is hoped for."""
+        found = max(self._started, len(self._processes))
+        if found or not self.works:
+            return max(1, found)
+        return int(self._context.clock.monotonic() < self._wanted + HOPED)
+
+    async def look(self) -> None:
+        """Once a second: does a worker wait for something to do? Raises StoreError."""
+        if self.works and await self._store.workers_wait(self._context.run.run_id):
+            if not self._number and not self._going:
+                await self.begin()  # an earlier attempt may have left something
+            self._wanted = self._context.clock.monotonic()
+            self.go_on()
+
+    def alone(self) -> None:
+        """None of the workers is left that were started with the run."""
+        self._started, self.works = 0, True
+        for foreach in self._foreaches.values():
+            foreach.owner.wake()
+        self.gone()
 
     async def begin(self) -> None:
         """Before the first item. Raises StoreError."""
@@ -147,6 +201,8 @@ class Coordinator:
 
     async def end(self) -> None:
         """After the last one."""
+        if self.works and not self._wanted > -math.inf and not self._number:
+            return  # nobody came
         with suppress(StoreError):  # what ends the run is told already; they are left to the next attempt
             await self._store.clear_ranges(self._lease)
 
@@ -199,9 +255,10 @@ class Coordinator:
         await self._withdraw()
         await self._forget_gone()
         await self._offer()
+        await self._take_up()
         news = await self._store.range_news(self._context.run.run_id)
         await self._take_note(news)
-        return bool(self._out) or any(self._foreaches.values())
+        return bool(self._out or self._heard) or any(self._foreaches.values())
 
     async def _withdraw(self) -> None:
         for foreach in self._foreaches.values():
@@ -219,8 +276,7 @@ class Coordinator:
     async def _offer(self) -> None:
         offered = []
         for foreach in self._foreaches.values():
-            standing = sum(number in self._free and out.foreach is foreach for number, out in self._out.items())
-            cut = foreach.ranges(max(0, self.workers + 1 - standing))
+            cut = foreach.ranges(max(0, self.workers + 1 - foreach.free)) if self.workers else ()
             offered += [self._range(foreach, items) for items in cut]
         if offered or self._heard:
             heard, self._heard = self._heard, []
@@ -229,6 +285,7 @@ class Coordinator:
 
     def _range(self, foreach: HandedOut, items: Sequence[Item]) -> OfferedRange:
         self._number += 1
+        foreach.free, foreach.out = foreach.free + 1, foreach.out + len(items)
         if not foreach.sizes.rate:
             foreach.sizes.begun(self._context.clock.monotonic())
         self._out[self._number] = _Out(foreach, {item.row.index: item for item in items})
@@ -239,15 +296,35 @@ class Coordinator:
             terms=foreach.terms,
         )
 
+    async def _take_up(self) -> None:
+        """What waits for a worker is executed here, where there is room and nothing else to do."""
+        for foreach in self._foreaches.values() if self.works else ():
+            while foreach.owner.room > 0:
+                free = [number for number in self._free if number in self._out and self._out[number].foreach is foreach]
+                if not free:
+                    break
+                number = max(free)
+                self._free -= {number}
+                if await self._store.take_back_range(self._lease, number):
+                    out = self._out.pop(number)
+                    foreach.free, foreach.out = foreach.free - 1, foreach.out - len(out.open)
+                    for item in out.open.values():
+                        foreach.owner.start_here(item)
+
     # what workers say
 
     async def _take_note(self, news: RangeNews) -> None:
         self._free, self._processes = news.free, news.workers
+        for foreach in self._foreaches.values():
+            mine = {number: len(out.open) for number, out in self._out.items() if out.foreach is foreach}
+            foreach.free, foreach.out = len(mine.keys() & news.free), sum(mine.values())
         fresh = [report for report in news.reports if report.report_id not in self._known]
         for report in fresh:
             self._known.add(report.report_id)
             self._heard.append(report.report_id)
             self._moved.set()
+            if not report.number:
+                self._wanted = self._context.clock.monotonic()
             if report.figures:
                 self._figures(report.figures)
         await self._take_back(fresh)

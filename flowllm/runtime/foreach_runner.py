@@ -77,7 +77,11 @@ class ForeachRunner(ItemPump):
         self._reused = 0
         self._accepting = accepting
         self._pulls = False
-        self._handed = self._hand_out()
+        self._handed: HandedOut | None = None
+        self._here = 0
+        """Items that are under way here,"""
+        self._most_here = 0
+        """and how many may be; others are for workers."""
 
     async def run(self, rows: Rows | None) -> NodeRecord:
         """To the end of the items. Raises StepError if that fails the step, CallStopped if the run stops before."""
@@ -182,9 +186,11 @@ class ForeachRunner(ItemPump):
     # items
 
     def _hand_out(self) -> HandedOut | None:
-        """Workers execute the items of what stands at the top of a run that has any."""
+        """Workers execute items of what stands at the top of a run that has any."""
         coordinator, invocation = self._context.coordinator, self._invocation
-        if coordinator is None or invocation.position.parent or self._inline:
+        if self._handed is not None or coordinator is None or invocation.position.parent or self._inline:
+            return self._handed
+        if not coordinator.workers:
             return None
         terms: dict[str, Json] = {
             "retry_failed": self._context.retry_failed,
@@ -192,32 +198,57 @@ class ForeachRunner(ItemPump):
             "since": self._context.run.totals.last_seq,
             "on_error": self._item_step.on_error.value,
         }
-        return coordinator.foreach(self._node, terms, self, self._scope.token)
+        self._handed = coordinator.foreach(self._node, terms, self, self._scope.token)
+        return self._handed
 
     def _look(self) -> None:
-        if self._handed is None:
-            super()._look()
-        elif not self._accepting:
-            self._state.window = self._own_window or self._handed.window
+        super()._look()
+        coordinator, handed = self._context.coordinator, self._hand_out()
+        if handed is None or coordinator is None:
+            return
+        self._most_here = 0
+        if coordinator.works:
+            self._most_here = self._state.window
+            if self._own_window is not None:
+                self._most_here = max(1, self._own_window // (1 + coordinator.workers))
+        if not self._accepting:
+            self._state.window = self._own_window or self._most_here + handed.window
 
     def _pull(self, source: ItemSource) -> None:
         super()._pull(source)
         if self._handed is not None:
+            while self.room > 0 and (item := self._handed.back()) is not None:
+                self.start_here(item)
             total = self._state.total or self._scope.total
             self._handed.look(max(0, total - self._state.next_index) if total else None)
 
     def _may_open_one(self) -> bool:
-        return self._handed is not None or super()._may_open_one()
+        return (self._handed is not None and self.room <= 0) or super()._may_open_one()
+
+    @property
+    def room(self) -> int:
+        """See `coordinator.Owner`."""
+        return self._most_here - self._here
+
+    def wake(self) -> None:
+        """See `coordinator.Owner`."""
+        self._wake.set()
+
+    def start_here(self, item: Item) -> None:
+        """See `coordinator.Owner`."""
+        self._here += 1
+        super()._start(item)
 
     def _start(self, item: Item) -> None:
-        if self._handed is not None and item.row.error is None and self._may_travel(item.row.value):
-            self._state.missed(item.row.index)
-            self._handed.take(replace(item, before=None))
-        elif item.row.error is None:
-            super()._start(item)
-        else:
+        if item.row.error is not None:
+            self._here += 1
             self._context.open_items.opened()
             self._fail_unreadable(item, self._invocation_of(item), item.row.error)
+        elif self._handed is not None and self.room <= 0 and self._may_travel(item.row.value):
+            self._state.missed(item.row.index)
+            self._handed.take(item)
+        else:
+            self.start_here(item)
 
     def _looked_up(self, item: Item, invocation: NodeInvocation) -> bool:
         return self._sink is None and super()._looked_up(item, invocation)
@@ -258,6 +289,7 @@ class ForeachRunner(ItemPump):
         """See `coordinator.Owner`."""
         context, invocation = self._context, self._invocation_of(item)
         context.open_items.opened()
+        self._here += 1
         if record.status is not NodeStatus.WAITING:
             context.tell_started(invocation, record.started_at or context.clock.now())
             record = await saved(context, invocation, record)
@@ -269,14 +301,14 @@ class ForeachRunner(ItemPump):
 
     def lost(self, item: Item, *, sent: bool) -> None:
         """See `coordinator.Owner`."""
-        self._context.open_items.opened()
         if self._accepting:
             self._totals_of(item).sent += sent
         if self._state.too_many_failed and not sent:
-            self._context.open_items.closed()
             self._state.put_back(item.row.index)
             self._wake.set()
         else:
+            self._context.open_items.opened()
+            self._here += 1
             self._ended(item, None)
 
     def _missed(self, index: int) -> None:
@@ -287,6 +319,7 @@ class ForeachRunner(ItemPump):
         """An item is over; None: it was no longer wanted, or the run is stopping."""
         index = item.row.index
         self._context.open_items.closed()
+        self._here -= 1
         totals = self._item_totals.pop(index, None)
         if record is None:
             self._state.withdrawn(index)
@@ -327,6 +360,7 @@ class ForeachRunner(ItemPump):
         self._suspended.discard(invocation.node_id)
         self._state.woken(item.row.index)
         self._context.open_items.opened()
+        self._here += 1
         self._spawn(item, invocation)
 
     def _reject(self, rejected: Ended, error: StepError) -> None:

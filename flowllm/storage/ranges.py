@@ -63,6 +63,7 @@ class RangeReport:
     """What a worker says of a range."""
 
     number: int
+    """0: of none, the worker wants one."""
     ended: Sequence[tuple[int, ItemEnd]] = ()
     """Places of items that have ended since it last said so."""
     over: bool = False
@@ -123,6 +124,18 @@ class Ranges(Protocol):
     async def report_range(self, lease: RunLease, report: RangeReport) -> bool:
         """Say what came of a range, in one commit with what it is from now on. False, and nothing is written, if this
         process does not have it any more."""
+        ...
+
+    async def want_range(self, run_id: RunId) -> bool:
+        """Say that this process would work at a run of which no range is free; false if nobody goes on with that."""
+        ...
+
+    async def workers_wait(self, run_id: RunId) -> bool:
+        """Whether a worker has said so, or anything else, that was not heard yet."""
+        ...
+
+    async def take_back_range(self, lease: RunLease, number: int) -> bool:
+        """A range is for no worker any more; false if one has it by now."""
         ...
 
     async def range_orders(self, lease: RunLease) -> RangeOrders:

@@ -204,3 +204,62 @@ def test_what_cannot_be_split_is_said_and_executed_here(project: Project, server
     outcome = project.cli("run", one_step(project), *OUT, "--workers", 2, "--db", "memory:")
     assert outcome.code == 0
     assert "no workers: the database is in memory" in outcome.err
+
+
+def test_who_joins_a_run_that_was_started_without_workers_shares_its_rows(anywhere: Project, server: Server) -> None:
+    server.latency = 0.1
+    texts(anywhere.folder / "rows.jsonl", 300)
+    process = anywhere.start("run", one_step(anywhere, limits={"max_concurrent": 4}), *OUT)
+    with killed_at_exit(process):
+        until(lambda: len(server.requests) >= 4, "its own work", of=process)
+        joined = anywhere.start("work", "last")
+        with killed_at_exit(joined):
+            until(lambda: _pids(anywhere), "a worker with rows", of=joined)
+            outcome, worked = anywhere.finish(process), anywhere.finish(joined)
+    assert (outcome.code, worked.code) == (0, 0), outcome.said + worked.said
+    assert "working at run" in worked.err
+    each_once(anywhere.folder / "out.jsonl", 300)
+    assert len(server.requests) == 300, "something was asked twice"
+
+
+def test_when_no_worker_is_left_the_run_goes_on_by_itself(project: Project, server: Server) -> None:
+    server.latency = 0.05
+    texts(project.folder / "rows.jsonl", 120)
+    with _going(project, one_step(project, limits=LIMITS), *OUT, workers=1) as process:
+        until(lambda: len(server.requests) >= 20, "the moment to stop it", of=process)
+        os.kill(_pids(project)[0], signal.SIGTERM)
+        outcome = project.finish(process)
+    assert outcome.code == 0, outcome.said
+    assert "no worker is left: this process executes the rest" in outcome.err
+    each_once(project.folder / "out.jsonl", 120)
+    assert len(server.requests) == 120, "something was asked twice"
+
+
+def test_a_worker_without_the_key_or_the_code_of_a_run_says_so_and_leaves(project: Project, server: Server) -> None:
+    server.latency = 0.05
+    texts(project.folder / "rows.jsonl", 40)
+    project.write("own.py", "def own(text):\n    return text\n")
+    file = project.flow(
+        inputs={"text": {"type": "string"}},
+        steps={
+            "first": {"prompt": "{{ inputs.text }}"},
+            "own": {"python": "./own.py:own", "with": {"text": "{{ first }}"}},
+        },
+        outputs={"answer": "{{ own }}"},
+        providers={"keyed": {"type": "openai", "base_url": server.url, "api_key_env": "KEYED"}},
+        defaults={"provider": "keyed", "model": "test-model"},
+    )
+    process = project.start("run", file, *OUT, "--workers", 0, KEYED="k-0123456789")
+    with killed_at_exit(process):
+        until(project.run_ids, "the run", of=process)
+        keyless = project.run("work", "last")
+        assert keyless.code == 2, keyless.said
+        assert "no work at run" in keyless.err
+        assert "KEYED" in keyless.err
+        project.write("own.py", "def own(text):\n    return text * 2\n")
+        other = project.run("work", "last", KEYED="k-0123456789")
+        assert (other.code, "own.py is not here as the run has it" in other.err) == (2, True), other.said
+        project.write("own.py", "def own(text):\n    return text\n")
+        right, outcome = project.run("work", "last", KEYED="k-0123456789"), project.finish(process)
+    assert (right.code, outcome.code) == (0, 0), right.said + outcome.said
+    each_once(project.folder / "out.jsonl", 40)

@@ -38,6 +38,10 @@ _FREE: Final = (
 _LEASE: Final = "UPDATE ranges SET status = 'leased', process = ?, leases = leases + 1 WHERE run_id = ? AND number = ?"
 _MINE: Final = "SELECT 1 FROM ranges WHERE run_id = ? AND number = ? AND process = ?"
 _REPORT: Final = "INSERT INTO reports (run_id, number, process, body) VALUES (?, ?, ?, ?)"
+_GOING_ON: Final = "SELECT 1 FROM runs WHERE run_id = ? AND status = 'running'"
+_SAID: Final = "SELECT 1 FROM reports WHERE run_id = ? AND process = ? AND number = 0"
+_WAITED_FOR: Final = "SELECT 1 FROM reports WHERE run_id = :run LIMIT 1"
+_TAKE_BACK: Final = "DELETE FROM ranges WHERE run_id = ? AND number = ? AND status = 'free'"
 _OVER: Final = "DELETE FROM ranges WHERE run_id = ? AND number = ?"
 _GIVE_BACK: Final = (
     "UPDATE ranges SET status = 'free', process = NULL WHERE run_id = ? AND number = ? AND status = 'leased'"
@@ -135,6 +139,29 @@ class RangeStore(Reader):
 
         return bool(await self._writer.write(Unit(leases=(lease,), action=action)))
 
+    async def want_range(self, run_id: RunId) -> bool:
+        run, presence = to_text(run_id), self._writer.presence
+
+        def action(connection: Connection) -> bool:
+            found = connection.execute(_GOING_ON, (run,)).fetchone()
+            if found is None:
+                return False
+            process = presence.enter(connection, run_id)
+            if connection.execute(_SAID, (run, process)).fetchone() is None:
+                connection.execute(_REPORT, (run, 0, process, "{}"))
+            return True
+
+        presence.serve()
+        return bool(await self._writer.write(Unit(action=action)))
+
+    async def workers_wait(self, run_id: RunId) -> bool:
+        return bool(await self._all(_WAITED_FOR, {"run": to_text(run_id)}))
+
+    async def take_back_range(self, lease: RunLease, number: int) -> bool:
+        values = (to_text(lease.run_id), number)
+        unit = Unit(leases=(lease,), action=lambda connection: connection.execute(_TAKE_BACK, values).rowcount > 0)
+        return bool(await self._writer.write(unit))
+
     async def range_orders(self, lease: RunLease) -> RangeOrders:
         presence = self._writer.presence
         values = {"run": to_text(lease.run_id), "process": presence.holder(lease.run_id)}
@@ -210,5 +237,5 @@ def _packed(one: OfferedRange) -> bytes:
 def _report(report_id: int, number: int, process: int, body: str) -> RangeReport:
     with reading(f"What a worker says of range {number}"):
         given = json.loads(body)
-        ended = [(index, ItemEnd(end)) for index, end in given.pop("ended")]
+        ended = [(index, ItemEnd(end)) for index, end in given.pop("ended", ())]
         return replace(RangeReport(number=number, ended=ended, process=process, report_id=report_id), **given)
