@@ -13,7 +13,7 @@ from flowllm.calls.base import AnyRequest, Caller, PendingCall
 from flowllm.calls.budget import BudgetReservation
 from flowllm.calls.call_state import CallState
 from flowllm.calls.conversation import Accept, GiveUp, Send
-from flowllm.calls.elsewhere import LATE, SentElsewhere
+from flowllm.calls.elsewhere import SentElsewhere
 from flowllm.calls.stored_answer import memo_record
 from flowllm.core.cancel import CallStopped
 from flowllm.core.errors import (
@@ -120,7 +120,7 @@ class Attempt:
         """Put it on record; a second attempt whatever others do, since the first is out already. Raises SentElsewhere."""
         state = self._state
         clock, joins = state.clock, state.joins and self._first_sent_at is None
-        looked = clock.monotonic() - state.looked + LATE
+        looked = clock.monotonic() - state.looked
         begin = state.store.begin_attempt(self._caller.lease, self.record, joins=joins, looked=looked)
         state.elsewhere = await self._committed(begin)
         if state.elsewhere is not None:

@@ -151,6 +151,8 @@ class PendingCall(Protocol):
     """A call on its way, which may belong to several callers."""
 
     call: Call
+    looked: float
+    """When the response cache was read for it, monotonic seconds."""
     on_wire: bool
     """A request is out or its outcome is being recorded: the token no longer holds it back."""
 

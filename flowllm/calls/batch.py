@@ -56,6 +56,7 @@ class _Batch:
         """Why there is no answer."""
         self.call = _joined([member.pending.call for member in members], suspect=suspect)
         self.task: asyncio.Task[None] | None = None
+        self.looked = min(member.pending.looked for member in members)
         self._name = name
         self._on_wire = False
         self._ended = False

@@ -37,7 +37,7 @@ class CallState:
         self.length = 0
         """Tokens that the answer to the request is expected to have; of texts to embed, theirs."""
         self.cost_usd: float | None = 0.0
-        self.looked = clock.monotonic()
+        self.looked = pending.looked
         """When the response cache was read last."""
         self.joins = self.call.join and self.call.read_memo
         """An equal request of another process will do."""

@@ -11,8 +11,6 @@ from flowllm.core.errors import StoreError
 from flowllm.core.tasks import start_task
 from flowllm.storage.base import Store
 
-LATE: Final = 1.0
-"""Seconds by which a look at the response cache may be older than it seems: its task had to wait for its turn."""
 SOONEST: Final = 0.05
 SLOWEST: Final = 0.5
 """Seconds between looks: when somebody has just begun to wait, and later."""

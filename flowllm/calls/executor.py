@@ -16,7 +16,7 @@ from flowllm.calls.base import AnyRequest, Call, Caller, PendingCall
 from flowllm.calls.budget import BudgetReservation, RunBudget
 from flowllm.calls.call_state import CallState
 from flowllm.calls.conversation import Conversation, GiveUp, Send
-from flowllm.calls.elsewhere import LATE, OtherProcesses, SentElsewhere
+from flowllm.calls.elsewhere import OtherProcesses, SentElsewhere
 from flowllm.calls.hedge import HedgedRequest, Hedges
 from flowllm.calls.response_cache import recalled
 from flowllm.core.clock import Clock
@@ -139,12 +139,13 @@ class CallExecution(CallState):
                 self.pending.on_wire = False
 
     async def _answered_meanwhile(self) -> Answer | None:
-        """What was answered elsewhere while this call waited, in the queue or between attempts."""
+        """What was answered while this call waited, in the queue or between attempts: in another scope, or some of a batch. For
+        one alone that is looked at where it begins."""
         now = self.clock.monotonic()
         if not self.call.read_memo or now - self.looked < LOOK_AGAIN:
             return None
-        since, self.looked = self.looked, now
-        if self.call.scope or self.store.others_wrote(now - since + LATE):
+        if self.call.scope or (self.call.batch is not None and self.store.others_wrote(now - self.looked)):
+            self.looked = now
             return await self._recalled()
         return None
 

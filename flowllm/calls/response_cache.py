@@ -28,6 +28,7 @@ class ResponseCache:
 
     async def answer(self, pending: PendingCall) -> Answer:
         """The stored answer, or the inner layer's."""
+        pending.looked = self._clock.monotonic()
         found = await recalled(pending, self._store, self._clock, unreadable=lambda: self._tell(pending))
         if found is None:
             pending.call.missed()

@@ -38,6 +38,7 @@ class InFlightCall:
     def __init__(self, call: Call, clock: Clock) -> None:
         self.call = call
         self._clock = clock
+        self.looked = clock.monotonic()
         self.on_wire = False
         self.sealed = False
         """Too late to join: its rows have been made (the response cache will have the answer), or it is being ended."""

@@ -15,7 +15,7 @@ from flowllm.storage.monitoring import RunTotals, SuspensionRecord
 from flowllm.storage.sql import statements, texts
 from flowllm.storage.sql.engine import Connection
 from flowllm.storage.sql.faults import run_exists, run_not_found, run_owned
-from flowllm.storage.sql.presence import Presence, end, owner_standing
+from flowllm.storage.sql.presence import Presence, end, owner_seen
 from flowllm.storage.sql.records import run_of, totals_of, wait_of
 from flowllm.storage.sql.rows import (
     WAIT_FIELDS,
@@ -89,9 +89,10 @@ def create_run(run: RunRecord, row: RunRow, presence: Presence) -> Unit:
     return Unit(action=action)
 
 
-def claim_run(run_id: RunId, owner: Owner, presence: Presence, expired: float | None) -> Unit:
-    """Raise a run's epoch under its new owner; the result is the run as it then stands. Where nothing was heard of the process
-    that has it, the result is until when its lease was: then it is taken from it if that was `expired` before."""
+def claim_run(run_id: RunId, owner: Owner, presence: Presence, silent_since: float | None) -> Unit:
+    """Raise a run's epoch under its new owner; the result is the run as it then stands. Where only a heartbeat can tell whether the
+    process is alive that has it, the result is until when its lease is: look again after a while, with that as `silent_since`.
+    A heartbeat in between shows that it is; a lease that is over, and none in between, that it is not."""
     this = to_text(run_id)
     values = {
         "this": this,
@@ -106,11 +107,12 @@ def claim_run(run_id: RunId, owner: Owner, presence: Presence, expired: float | 
         if not found:
             raise run_not_found(run_id)
         row = RunRow(*found[0][1:])
-        stands, until = owner_standing(connection, row, presence.machine)
-        if stands is Standing.ALIVE:
+        seen = owner_seen(connection, row, presence.machine)
+        silent = silent_since == seen.until
+        if seen.stands is Standing.ALIVE and (seen.here or not (silent or silent_since is None)):
             raise run_owned(run_id, _owner(row))
-        if stands is Standing.EXPIRED and until != expired:
-            return until
+        if seen.stands is Standing.ALIVE or (seen.stands is Standing.EXPIRED and not silent):
+            return seen.until
         end(connection, row.process)
         run = run_of(row, seq=found[0][0], snapshot=row.snapshot)
         kept = {name: value for name, value in run.stats.items() if name != MODELS or run.finished_at is not None}
@@ -201,7 +203,7 @@ def delete_runs(run_ids: Sequence[RunId], machine: Machine) -> Unit:
     def action(connection: Connection) -> int:
         for run_id in run_ids:
             row = _row(connection, {"this": to_text(run_id)}, connection.for_update)
-            if row is not None and owner_standing(connection, row, machine)[0] is Standing.ALIVE:
+            if row is not None and owner_seen(connection, row, machine).stands is Standing.ALIVE:
                 raise run_owned(run_id, _owner(row))
         keys = [{"this": to_text(run_id)} for run_id in run_ids]
         count = 0

@@ -12,7 +12,7 @@ import secrets
 import socket
 import time
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from flowllm.core.types import RunId, RunStatus
 from flowllm.storage.liveness import HEARTBEAT, LEASE, SECOND_LOOK, ProcessRecord, Standing, standing
@@ -129,7 +129,7 @@ class Presence:
         waited = time.monotonic() >= self._awake + SECOND_LOOK
         gone = set()
         for number in sorted(set(numbers)):
-            stands, _ = process_standing(connection, number, self.machine)
+            stands = process_seen(connection, number, self.machine).stands
             if stands is Standing.DEAD or (stands is Standing.EXPIRED and waited):
                 gone.add(number)
                 end(connection, number)
@@ -153,20 +153,31 @@ def process_of(row: tuple[Any, ...]) -> ProcessRecord:
     )
 
 
-def owner_standing(connection: Connection, row: RunRow, machine: Machine) -> tuple[Standing, float]:
-    """How the process stands that has a run, and until when its lease is; its row is locked in the transaction."""
+class Seen(NamedTuple):
+    """How a process stood when it was looked at."""
+
+    stands: Standing
+    until: float = 0.0
+    """Its lease."""
+    here: bool = True
+    """It is of this machine, which knows more of it than its lease."""
+
+
+def owner_seen(connection: Connection, row: RunRow, machine: Machine) -> Seen:
+    """How the process stands that has a run; its row is locked in the transaction."""
     if row.process is None or row.status != RunStatus.RUNNING.value:
-        return (Standing.ALIVE if had_by_older(row, machine) else Standing.DEAD), 0.0
-    return process_standing(connection, row.process, machine)
+        return Seen(Standing.ALIVE if had_by_older(row, machine) else Standing.DEAD)
+    return process_seen(connection, row.process, machine)
 
 
-def process_standing(connection: Connection, number: int, machine: Machine) -> tuple[Standing, float]:
-    """How a process stands, and until when its lease is; its row is locked in the transaction."""
+def process_seen(connection: Connection, number: int, machine: Machine) -> Seen:
+    """How a process stands; its row is locked in the transaction."""
     found = connection.execute(f"{_FIND} {connection.for_update}", (number,)).fetchone()
     if found is None:
-        return Standing.DEAD, 0.0
+        return Seen(Standing.DEAD)
     process = process_of(found[:-1])
-    return standing(process, now=found[-1], known=machine), process.lease_until
+    here = process.machine == machine.name
+    return Seen(standing(process, now=found[-1], known=machine), process.lease_until, here)
 
 
 def end(connection: Connection, number: int | None) -> None:

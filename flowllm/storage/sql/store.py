@@ -124,14 +124,17 @@ class SqlStore(BrowsingReader, ComparingReader, FollowingReader, PastReader, Ran
     async def claim_run(self, run_id: RunId, owner: Owner) -> RunRecord:
         if (await self.find_run(run_id)).run_id != run_id:
             raise run_not_found(run_id)
-        claimed: RunRecord | float | None = None
+        claimed: RunRecord | float = await self._claimed(run_id, owner, None)
         while not isinstance(claimed, RunRecord):
-            if claimed is not None:
-                await asyncio.sleep(
-                    SECOND_LOOK
-                )  # for a sign of life of another process, so no clock of ours can pass it
-            claimed = await self._own(run_id, actions.claim_run(run_id, owner, self.presence, claimed))
+            await asyncio.sleep(SECOND_LOOK)  # for a sign of life of another process, so no clock of ours can pass it
+            claimed = await self._claimed(run_id, owner, claimed)
         return claimed
+
+    async def _claimed(self, run_id: RunId, owner: Owner, silent_since: float | None) -> RunRecord | float:
+        found: RunRecord | float = await self._own(
+            run_id, actions.claim_run(run_id, owner, self.presence, silent_since)
+        )
+        return found
 
     async def join_run(self, run_id: RunId) -> RunLease:
         epoch: int | None = await self._own(run_id, actions.join_run(run_id, self.presence))

@@ -147,6 +147,34 @@ async def test_one_of_which_nothing_was_heard_is_looked_at_twice(
     await other.close()
 
 
+@pytest.mark.parametrize("alive", [True, False])
+async def test_of_a_process_elsewhere_the_next_heartbeat_or_the_end_of_its_lease_is_waited_for(
+    alive: bool, store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sql, "SECOND_LOOK", 0.0123)
+    await store.create_run(run("r1", owner=ME))
+    monkeypatch.setattr(store.presence, "_due", time.monotonic() + 3600)
+    change(store, "UPDATE processes SET machine = 'another', lease_until = database_now() + 0.1")
+    other, looks, sleep = beside(store), [], asyncio.sleep
+
+    async def beating(seconds: float) -> None:
+        if seconds == sql.SECOND_LOOK:
+            looks.append(seconds)
+            if alive:
+                change(store, "UPDATE processes SET lease_until = database_now() + 10")
+        await sleep(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", beating)
+    if alive:
+        with pytest.raises(RunOwned):
+            await other.claim_run(R1, OTHER)
+        assert len(looks) == 1
+    else:
+        assert (await other.claim_run(R1, OTHER)).epoch == 2
+        assert looks
+    await other.close()
+
+
 async def test_one_that_was_ended_writes_nothing_more_until_it_registers_anew(store: SqlStore) -> None:
     first = await store.create_run(run("r1", owner=ME))
     end(store._engine)
