@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.processes import databases, equal, runs
+from tests.support.processes import databases, equal, limits, runs
 
 
 def play(what: object, kind: str, seeds: range) -> None:
@@ -26,6 +26,11 @@ def test_equal_calls_are_sent_once_while_the_process_lives_that_sends_them(kind:
     play(equal, kind, seeds)
 
 
+@pytest.mark.parametrize(("kind", "seeds"), [("sqlite", range(3)), ("postgres", range(1))])
+def test_one_limit_holds_for_all_processes_and_is_used(kind: str, seeds: range) -> None:
+    play(limits, kind, seeds)
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("block", range(20))
 def test_runs_of_hundreds_of_seeds_are_gone_on_with_by_other_processes(block: int) -> None:
@@ -38,3 +43,10 @@ def test_runs_of_hundreds_of_seeds_are_gone_on_with_by_other_processes(block: in
 def test_equal_calls_of_hundreds_of_seeds_are_sent_once(block: int) -> None:
     play(equal, "sqlite", range(1000 + block * 30, 1030 + block * 30))
     play(equal, "postgres", range(1000 + block * 5, 1005 + block * 5))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("block", range(10))
+def test_one_limit_holds_for_hundreds_of_seeds(block: int) -> None:
+    play(limits, "sqlite", range(1000 + block * 12, 1012 + block * 12))
+    play(limits, "postgres", range(1000 + block * 2, 1002 + block * 2))

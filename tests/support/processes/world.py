@@ -190,6 +190,11 @@ class Process:
     def stopped(self) -> bool:
         return self.gate.shut and not self.dead
 
+    @property
+    def paused(self) -> bool:
+        """It stood still once: what it was about to send then comes when it should not."""
+        return bool(self._stopped)
+
     def check(self) -> None:
         """Nothing that it still does counts."""
         if self.buried:
