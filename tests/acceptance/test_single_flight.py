@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import subprocess
 from contextlib import ExitStack
+
+import pytest
 
 from tests.support.project import Project, killed_at_exit, until
 from tests.support.replies import Reply
@@ -72,3 +75,26 @@ def test_a_leader_that_fails_leaves_it_to_the_others(anywhere: Project, server: 
         anywhere.finish(leader)
     assert [one.code for one in done] == [0] * 3, [one.said for one in done]
     assert len(server.requests) == 2
+
+
+@pytest.mark.soak
+def test_processes_that_want_the_same_repeat_no_more_than_the_killed_had_out(anywhere: Project, server: Server) -> None:
+    draw, slots, kills, prompts = random.Random(7), 5, 12, 300
+    server.latency = 0.1
+    steps = {"each": {"foreach": list(range(prompts)), "prompt": "number {{ item }}"}}
+    flow = anywhere.flow(steps=steps, limits={"max_concurrent": slots})
+    with ExitStack() as stack:
+        going = [anywhere.start("run", flow, "--json") for _ in range(3)]
+        stack.enter_context(killed_at_exit(*going))
+        for _ in range(kills):
+            so_far = len(server.requests) + draw.randrange(1, 2 * slots)
+            until(lambda so_far=so_far: len(server.requests) >= so_far, "some more requests")
+            killed = going.pop(draw.randrange(len(going)))
+            killed.send_signal(signal.SIGKILL)
+            going.append(anywhere.start("run", flow, "--json"))
+            stack.enter_context(killed_at_exit(going[-1]))
+        done = [anywhere.finish(process) for process in going]
+    assert [one.code for one in done] == [0] * 3, [one.said for one in done]
+    assert [one.json["steps"]["each"]["counts"]["succeeded"] for one in done] == [prompts] * 3
+    assert len({seen.prompt for seen in server.requests}) == prompts
+    assert len(server.requests) <= prompts + kills * slots

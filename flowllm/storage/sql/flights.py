@@ -62,12 +62,12 @@ class Flights:
         back to life does."""
         if watch.version is None:
             return True
+        others, now = self._others, time.monotonic() + self._ahead
         if watch.version != self._version:
             rows = connection.fetch(_OTHERS, {"me": _number(self._presence)})
-            self._version, self._others = watch.version, [process_of(row[:-1]) for row in rows]
-            self._ahead = rows[0][-1] - time.monotonic() if rows else 0.0
-        now = time.monotonic() + self._ahead
-        self._others = [one for one in self._others if _alive(one, now, self._presence.machine)]
+            others, now = [process_of(row[:-1]) for row in rows], rows[0][-1] if rows else 0.0
+            self._version, self._ahead = watch.version, now - time.monotonic()
+        self._others = [one for one in others if _alive(one, now, self._presence.machine)]
         return bool(self._others)
 
 
