@@ -19,6 +19,8 @@ from contextlib import suppress
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from flowllm.storage.liveness import LEASE
+from flowllm.storage.postgres.faults import state_of
 from flowllm.storage.postgres.translate import translated
 
 if TYPE_CHECKING:
@@ -41,9 +43,16 @@ TEXT: Final = b"\x07"
 KEY_CLASS: Final = 0x464C
 KEY_LOCKS: Final = 1024
 """Advisory locks that keys share: the class of their numbers, and how many there are."""
-WRITES: Final = "BEGIN; SET LOCAL enable_seqscan = off"
-"""What is written is looked up by keys: a plan that was made while a table was small would go through all of it."""
+WRITES: Final = (
+    "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL enable_seqscan = off; "
+    f"SET LOCAL idle_in_transaction_session_timeout = '{LEASE:.0f}s'"
+)
+"""Whoever had to wait for a lock sees what was written meanwhile, whatever the server's default is. What is written is looked up by
+keys: a plan that was made while a table was small would go through all of it. What a process has locked that stands still, or
+cannot be reached, is free for others as soon as its lease is over."""
 READS: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+IN_THE_FUTURE: Final = "22023"
+"""Of the number of a transaction: it is one that the server has not given."""
 _FIRST: Final = itemgetter(0)
 
 
@@ -209,9 +218,15 @@ class PostgresConnection:
             self._loop.close()
 
     def ended(self, xid: str) -> bool:
-        """Whether that transaction was committed. Waits for one that is still being ended."""
+        """Whether that transaction was committed. Waits for one that is still being ended. A server that has not come that far has
+        taken the place of the one that was asked."""
         while True:
-            found = self.fetch("SELECT pg_xact_status(cast(cast(? AS text) AS xid8))", (xid,))[0][0]
+            try:
+                found = self.fetch("SELECT pg_xact_status(cast(cast(? AS text) AS xid8))", (xid,))[0][0]
+            except Exception as error:
+                if state_of(error) == IN_THE_FUTURE:
+                    return False
+                raise
             if found != "in progress":
                 return bool(found == "committed")
             time.sleep(0.05)

@@ -113,10 +113,17 @@ class PostgresEngine:
     def _note(self, xid: str | None) -> None:
         self._unheard = xid
 
+    def afresh(self) -> None:
+        """The end of what was given up is of no interest any more."""
+        self._unheard = None
+
     def settled(self, connection: PostgresConnection) -> bool:
         """Whether the last transaction was committed, although its end was not heard of: the server knows that for long."""
-        xid, self._unheard = self._unheard, None
-        return xid is not None and connection.ended(xid)
+        if self._unheard is None:
+            return False
+        found = connection.ended(self._unheard)
+        self._unheard = None
+        return found
 
     def gone(self) -> StoreError | None:
         """That is seen by the errors."""

@@ -27,6 +27,7 @@ _WORDS: Final[tuple[tuple[str, str, str], ...]] = (
     ),
     ("53", "the server has too little memory or space", "Give it more, then resume the run."),
     ("25006", "it is read-only", "Name the server that takes writes, then resume the run."),
+    ("25P0", "the server ended a transaction that stood still", "Resume the run."),
     ("57P03", "the server is starting or stopping", _AWAY),
     ("57", "the server ended the connection", _AWAY),
     ("08", "the connection was lost", _AWAY),
@@ -40,7 +41,8 @@ _WORDS: Final[tuple[tuple[str, str, str], ...]] = (
     ("42", "its tables are not as flowllm made them", RESTORE),
 )
 """By the beginning of SQLSTATE."""
-_PASSES: Final = ("08", "40001", "40P01", "57P0", "25006", "53300", "55P03", "26000", "57014", "55006")
+_AWAY_STATES: Final = ("08", "57P0", "25P03", "25P04")
+_PASSES: Final = (*_AWAY_STATES, "40001", "40P01", "25006", "53300", "55P03", "26000", "57014", "55006")
 NO_STATEMENT: Final = "26000"
 """A pooler has sent a prepared statement to another server process."""
 _DATA: Final = ("22", "23")
@@ -54,7 +56,7 @@ def state_of(error: BaseException) -> str:
 
 def is_away(error: BaseException) -> bool:
     """Whether there is no connection to the server any more."""
-    return state_of(error).startswith(("08", "57P0")) or (
+    return state_of(error).startswith(_AWAY_STATES) or (
         not state_of(error) and isinstance(error, OSError | TimeoutError)
     )
 

@@ -191,6 +191,10 @@ class Engine(Protocol):
         """Whether it is worth waiting and trying again: a server is away, or two transactions were in each other's way."""
         ...
 
+    def afresh(self) -> None:
+        """What is written next is nothing that was tried before."""
+        ...
+
     def settled(self, connection: Any) -> bool:
         """Whether the last transaction was committed, although its end was not heard of."""
         ...

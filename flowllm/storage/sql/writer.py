@@ -318,6 +318,7 @@ class Writer:
 
     def _attempt(self, jobs: Sequence[Job], *, after_results: bool = True) -> Exception | None:
         """`_try` until it has gone through, or there is no use in waiting."""
+        self._engine.afresh()
         return self.patience.outlasts(lambda again: self._try(jobs, after_results, again=again))
 
     def _try(self, jobs: Sequence[Job], after_results: bool, *, again: bool) -> Exception | None:
@@ -332,7 +333,7 @@ class Writer:
             connection.begin()
             self._watch.opened(connection)
             self._flights.pass_over(connection, self._watch, jobs)
-            if self.presence.due:
+            if beats := self.presence.due:
                 self.presence.beat(connection)
             if after_results and self._spill.holds:
                 take_back(connection, self._spill.results(), self._texts)
@@ -343,7 +344,7 @@ class Writer:
         except Exception as error:  # noqa: BLE001 - whatever it is, the waiters must hear of it
             self._undo(error)
             return error
-        if self.presence.due:
+        if beats:
             self.presence.beaten()
         if after_results and self._spill.holds:
             with contextlib.suppress(OSError):  # written once more, they change nothing

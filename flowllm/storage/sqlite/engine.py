@@ -88,6 +88,9 @@ class SqliteEngine:
         """Nothing does."""
         return False
 
+    def afresh(self) -> None:
+        """Nothing is kept of what was tried."""
+
     def settled(self, connection: object) -> bool:  # noqa: ARG002 - what is not heard of was not
         """Never."""
         return False

@@ -6,19 +6,25 @@ import asyncio
 import random
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import asyncpg
 import pytest
 
 from flowllm.core.clock import SystemClock
 from flowllm.core.errors import StorageFailed
 from flowllm.core.types import AttemptStatus, NodeId, NodeStatus, RunId, RunStatus
 from flowllm.storage.base import ItemKey, NodeWrite, RunLease
+from flowllm.storage.liveness import LEASE
 from flowllm.storage.open import open_store
+from flowllm.storage.postgres import connection as connections
+from flowllm.storage.postgres.engine import PostgresEngine
 from flowllm.storage.sql import patience
 from flowllm.storage.sql.store import SqlStore
+from tests.support.owners import execute
 from tests.support.pooler import pooled
 from tests.support.postgres import ask, database, named, restart, started
 from tests.support.proxy import Proxy, proxied
@@ -196,3 +202,71 @@ async def test_a_server_that_is_started_anew_is_waited_for(tmp_path: Path, monke
                 await is_whole(store, names)
         finally:
             await asyncio.to_thread(server.cleanup)
+
+
+async def test_of_what_was_given_up_nothing_is_taken_for_what_is_written_next(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A heartbeat was committed, and that was not heard; then the first try of a group fails."""
+    monkeypatch.setattr(patience, "QUIET", 0.05)
+    is_told = asyncio.Event()
+    async with opened(proxy.url) as store:
+        lease = lease_of(await store.create_run(run("r1", owner=ME)))
+        store.listen(lambda _: is_told.set())
+        proxy.after_commit = once()
+        store.presence._due = 0.0
+        store._writer._queue.put([])
+        while store._engine._unheard is None:
+            await asyncio.sleep(0.01)
+        proxy.refuses.set()
+        writing = asyncio.ensure_future(writes(store, lease, ["a"]))
+        await is_told.wait()
+        proxy.refuses.clear()
+        await writing
+        await is_whole(store, ["a"])
+
+
+async def test_what_is_to_be_settled_is_asked_until_the_server_has_answered(url: str) -> None:
+    engine = PostgresEngine(url)
+    with closing(engine.writer()) as connection:
+        assert not engine.settled(connection)
+        connection.begin()
+        xid = connection.execute("SELECT pg_current_xact_id()::text").fetchone()[0]
+        connection.commit()
+        engine._note(xid)
+        with closing(engine.reader()) as lost:
+            lost._raw.terminate()
+            with pytest.raises(asyncpg.InterfaceError):
+                engine.settled(lost)
+        assert engine.settled(connection)
+        assert not engine.settled(connection)
+        assert not connection.ended(str(int(xid) + 10**9)), "a server that was behind took over"
+
+
+async def test_transactions_do_not_depend_on_the_defaults_of_the_server(url: str) -> None:
+    ask(url, f"ALTER DATABASE {urlsplit(url).path[1:]} SET default_transaction_isolation = 'serializable'")
+    with closing(PostgresEngine(url).writer()) as connection:
+        connection.begin()
+        assert connection.execute("SHOW transaction_isolation").fetchone() == ("read committed",)
+        connection.commit()
+        assert connection.execute("SHOW transaction_isolation").fetchone() == ("serializable",)
+
+
+async def test_what_is_locked_by_a_process_that_stands_still_is_free_before_long(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert f"'{LEASE:.0f}s'" in connections.WRITES
+    monkeypatch.setattr(connections, "WRITES", connections.WRITES.replace(f"'{LEASE:.0f}s'", "'50ms'"))
+    engine = PostgresEngine(url)
+    async with opened(url) as store:
+        await store.create_run(run("r1", owner=ME))
+        with closing(engine.writer()) as stopped:
+            stopped.begin()
+            stopped.execute("SELECT * FROM runs FOR UPDATE")
+            monkeypatch.undo()
+            execute(engine, "UPDATE runs SET path = 'x'")
+            with pytest.raises(engine.errors) as caught:
+                stopped.execute("UPDATE runs SET path = 'y'")
+            assert engine.passes(caught.value)
+            with suppress(*engine.errors):
+                stopped.rollback()
