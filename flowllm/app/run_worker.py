@@ -158,6 +158,7 @@ class RunWorker(RunAttempt):
         leased = await self._store.lease_range(context.run.run_id, busy=busy)
         if leased is not None and leased.lease != context.lease:
             self._going = False  # another attempt at the run has begun: it is joined anew
+            await self._store.report_range(leased.lease, RangeReport(number=leased.number, given_back=True))
             return None
         return leased
 
@@ -235,8 +236,8 @@ class RunWorker(RunAttempt):
             context.token.stop(RunStatus.INTERRUPTED)
 
     async def _leave(self, context: RunContext) -> None:
-        """Give back what is left."""
-        if self._going and context.failure is None:
+        """Give back what is left: also where the run seems to be over, as its coordinator may only have been silent."""
+        if context.failure is None:
             with contextlib.suppress(StoreError):
                 await self._report(context, leaving=True)
         self._store.leave_run(context.run.run_id)

@@ -76,9 +76,9 @@ class Worker:
             stop.forget(stopped)
 
     async def _over(self, run_id: RunId) -> bool:
-        """The run has ended. One that was started by it ends with its process; another one waits for a resume."""
+        """The run has ended. Of one whose process is silent nobody knows: what was started by it ends with it, by its input."""
         run = await self._store.run(run_id)
-        return not run.going and (self._started or run.finished_at is not None)
+        return not run.going and run.finished_at is not None
 
     async def _one(self, wanted: RunId | None, stop: StopSignal, idle: float | None) -> bool:
         """Work at one run for as long as there is something to do; false: there was nothing."""

@@ -17,7 +17,9 @@ from typing import Any, Final, NamedTuple
 from flowllm.core.types import RunId, RunStatus
 from flowllm.storage.liveness import HEARTBEAT, LEASE, SECOND_LOOK, ProcessRecord, Standing, standing
 from flowllm.storage.machine import HERE, Machine, started_at
+from flowllm.storage.records import RunLease
 from flowllm.storage.sql.engine import Connection
+from flowllm.storage.sql.faults import ownership_lost
 from flowllm.storage.sql.rows import RunRow, from_text, to_text
 
 FIELDS: Final = ("token", "pid", "machine", "started", "lease_until", "ended_at")
@@ -31,8 +33,14 @@ _ENTER: Final = (
     f"VALUES (?, ?, ?, ?, ?, database_now(), database_now() + {LEASE})"
 )
 _NUMBER: Final = "SELECT process_id FROM processes WHERE token = ?"
-_BEAT: Final = f"UPDATE processes SET lease_until = database_now() + {LEASE} WHERE process_id = ? AND ended_at IS NULL"
+_BEAT: Final = (
+    f"UPDATE processes SET lease_until = database_now() + {LEASE} "
+    "WHERE process_id = ? AND token = ? AND ended_at IS NULL"
+)
+"""By the token too: a number whose transaction was undone may have become another's."""
+_LEAVE: Final = "UPDATE processes SET ended_at = database_now() WHERE process_id = ? AND token = ? AND ended_at IS NULL"
 _END: Final = "UPDATE processes SET ended_at = database_now() WHERE process_id = ? AND ended_at IS NULL"
+_IS_ENDED: Final = "SELECT 1 FROM processes WHERE process_id = ? AND ended_at IS NOT NULL"
 _FIND: Final = f"SELECT {', '.join(FIELDS)}, database_now() FROM processes WHERE process_id = ?"
 _FORGET: Final = f"DELETE FROM processes WHERE lease_until < database_now() - {FORGOTTEN}"
 
@@ -49,8 +57,8 @@ class Presence:
         """The runs it has, each with the registration by which it has it."""
         self._due = math.inf
         """When the next heartbeat is due, monotonic seconds."""
-        self._until = self._awake = -math.inf
-        """Until when its lease is, and since when that was never over, monotonic seconds."""
+        self._suspects: dict[int, tuple[float, float]] = {}
+        """Processes of which nothing was heard: until when the lease of each was, and since when that is known, monotonic seconds."""
         self._loop: asyncio.AbstractEventLoop | None = None
 
     # in the event loop
@@ -82,7 +90,7 @@ class Presence:
     def enter(self, connection: Connection, run_id: RunId) -> int:
         """Take a run, in the transaction that is open: the number of this registration, which is made where it is the
         first, or where others have ended the one there was."""
-        if self.number is None or not connection.execute(_BEAT, (self.number,)).rowcount:
+        if self.number is None or not self._prolonged(connection):
             self._token = secrets.token_hex(8)
             names = (socket.gethostname(), self.machine.name, started_at(self.pid) or "")
             connection.execute(_FORGET)
@@ -93,19 +101,28 @@ class Presence:
         self.beaten()
         return self.number
 
+    def stay(self, connection: Connection, lease: RunLease) -> int:
+        """Take more of a run, as `enter` does. Raises OwnershipLost where others have ended the registration by which it has what it
+        has of it: that would count again with another one."""
+        held = self._held.get(lease.run_id)
+        if held is not None and connection.execute(_IS_ENDED, (held,)).fetchone():
+            raise ownership_lost(lease, -lease.epoch)
+        return self.enter(connection, lease.run_id)
+
     def beat(self, connection: Connection) -> None:
         """Give a heartbeat, in the transaction that is open."""
         if self.left:
             self.leave(connection)
-        elif not connection.execute(_BEAT, (self.number,)).rowcount:
+        elif not self._prolonged(connection):
             self.number = None  # others have ended it: what it has is lost
+
+    def _prolonged(self, connection: Connection) -> bool:
+        """Its lease, unless others have ended it."""
+        return connection.execute(_BEAT, (self.number, self._token)).rowcount > 0
 
     def beaten(self) -> None:
         """A heartbeat was given, or this is as good as one."""
-        now = time.monotonic()
-        self._due = math.inf if self.number is None else now + HEARTBEAT
-        self._awake = now if now > self._until else self._awake
-        self._until = now + LEASE
+        self._due = math.inf if self.number is None else time.monotonic() + HEARTBEAT
 
     def missed(self) -> None:
         """A heartbeat could not be given: it is tried again soon."""
@@ -114,7 +131,7 @@ class Presence:
     def leave(self, connection: Connection) -> None:
         """It has ended: all that it still has is free."""
         if self.number is not None:
-            connection.execute(_END, (self.number,))
+            connection.execute(_LEAVE, (self.number, self._token))
             self.forget()
 
     def forget(self) -> None:
@@ -124,13 +141,16 @@ class Presence:
         self.number, self._due = None, math.inf
 
     def ended(self, connection: Connection, numbers: Iterable[int]) -> set[int]:
-        """Those of these processes that are not alive: from now on they write nothing more, in the transaction that is open. Of one
-        that gave no sign of life for too long it is believed once the database was there for a while to give one."""
-        waited = time.monotonic() >= self._awake + SECOND_LOOK
-        gone = set()
+        """Those of these processes that are not alive: from now on they write nothing more, in the transaction that is open. One
+        that gave no sign of life for too long is looked at a second time: the database may have been away, or its clock set."""
+        gone, now = set(), time.monotonic()
         for number in sorted(set(numbers)):
-            stands = process_seen(connection, number, self.machine).stands
-            if stands is Standing.DEAD or (stands is Standing.EXPIRED and waited):
+            seen = process_seen(connection, number, self.machine)
+            before, since = self._suspects.pop(number, (seen.until, now))
+            if seen.stands is Standing.EXPIRED:
+                since = since if before == seen.until else now
+                self._suspects[number] = seen.until, since
+            if seen.stands is Standing.DEAD or (seen.stands is Standing.EXPIRED and now >= since + SECOND_LOOK):
                 gone.add(number)
                 end(connection, number)
         return gone
@@ -164,15 +184,23 @@ class Seen(NamedTuple):
 
 
 def owner_seen(connection: Connection, row: RunRow, machine: Machine) -> Seen:
-    """How the process stands that has a run; its row is locked in the transaction."""
+    """How the process stands that has a run: see `process_seen`."""
     if row.process is None or row.status != RunStatus.RUNNING.value:
         return Seen(Standing.ALIVE if had_by_older(row, machine) else Standing.DEAD)
     return process_seen(connection, row.process, machine)
 
 
 def process_seen(connection: Connection, number: int, machine: Machine) -> Seen:
-    """How a process stands; its row is locked in the transaction."""
-    found = connection.execute(f"{_FIND} {connection.for_update}", (number,)).fetchone()
+    """How a process stands; the row of one that is not alive is locked in the transaction. One that is alive may hold its row,
+    and wait for what is locked here."""
+    seen = _seen(connection, number, machine, "")
+    if seen.stands is Standing.ALIVE or not connection.for_update:
+        return seen
+    return _seen(connection, number, machine, connection.for_update)
+
+
+def _seen(connection: Connection, number: int, machine: Machine, lock: str) -> Seen:
+    found = connection.execute(f"{_FIND} {lock}", (number,)).fetchone()
     if found is None:
         return Seen(Standing.DEAD)
     process = process_of(found[:-1])

@@ -95,7 +95,8 @@ class RangeStore(Reader):
             query = f"{_FREE}{others}ORDER BY number LIMIT 1 {lock}"
             found = connection.execute(query, (run, *names)).fetchone()
             if found is not None:
-                connection.execute(_LEASE, (presence.enter(connection, run_id), run, found[0]))
+                process = presence.stay(connection, RunLease(run_id=run_id, epoch=found[1]))
+                connection.execute(_LEASE, (process, run, found[0]))
             return found
 
         presence.serve()
