@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from flowllm.app.run_attempt import ObserverHub
+from flowllm.app.observer_hub import ObserverHub
 from flowllm.core.events import Event
 
 EVENT = Event(run_id="r1", at=0.0)
