@@ -27,6 +27,11 @@ class ObserverHub:
             except BaseException as error:  # noqa: BLE001 - a reader of events must not harm the run
                 self._leave_out(observer, error)
 
+    @property
+    def watched(self) -> bool:
+        """Somebody looks at how the run stands."""
+        return any(isinstance(observer, Watching) for observer in self._observers)
+
     def look(self, now: float, accounts: Mapping[str, AccountState]) -> None:
         """A second has passed; see `reporting.base.Watching`."""
         for observer in list(self._observers):

@@ -35,6 +35,7 @@ from flowllm.limits.limiter import Limiter
 from flowllm.limits.rates import MINUTE
 from flowllm.providers.base import Account
 from flowllm.reporting.base import AccountState, Observer
+from flowllm.reporting.followed import SpendRead
 from flowllm.reporting.stats import Stats
 from flowllm.runtime.coordinator import Coordinator
 from flowllm.runtime.execute import AttemptOutcome, DatasetRun, execute_node, execute_run
@@ -47,6 +48,8 @@ from flowllm.steps.save import Saver
 from flowllm.storage.base import NodeRecord, RunLease, RunRecord, Store
 from flowllm.storage.monitoring import Gauge
 from flowllm.storage.timeline import RUN_ATTEMPTS
+from flowllm.views.gauges import FRESH, together
+from flowllm.views.within import StepsWithin
 
 WATCHED_EVERY = 1.0
 """Seconds from one look at the limiter, and at suspended nodes, to the next."""
@@ -102,6 +105,9 @@ class RunAttempt:
         self._retry_failed = retry_failed
         self._pool = pool
         self._stats = Stats()
+        self._within = StepsWithin(shared.store, run.run_id, ())
+        self._others: Sequence[Gauge] = ()
+        """How accounts stand by all processes, where workers have items of the run."""
         self._files = descriptors.left()
         self._resumed = run.epoch > 1
         self._emit = ObserverHub([self._stats, *observers])
@@ -210,11 +216,30 @@ class RunAttempt:
             self._store.note_gauges(self._gauges())
             self._limiter.count_waits()
             self._store.note_waits(context.lease, context.waits())
-            self._emit.look(self._clock.now(), self._accounts())
             with contextlib.suppress(StoreError):  # whoever writes next hears of it
                 await context.suspended.look()
                 if context.coordinator is not None:
                     await context.coordinator.look()
+                    await self._tell_of_workers(context.coordinator)
+            self._emit.look(self._clock.now(), self._accounts())
+
+    async def _tell_of_workers(self, coordinator: Coordinator) -> None:
+        """What is not heard here of what workers do is read from the record, for who looks at it."""
+        run_id, now = self._run.run_id, self._clock.now()
+        self._others = await self._store.gauges(since=now - FRESH) if coordinator.handed else []
+        states = [
+            together(AccountState(), self._others, account=str(one), but=self._process)
+            for one in self._providers.accounts()
+        ]
+        coordinator.in_flight = sum(state.in_flight or 0 for state in states)
+        if not self._others or not self._emit.watched:
+            return
+        for foreach in coordinator.handed:
+            for event in await self._within.read(foreach, now, over=False):
+                self._emit(event)
+        spend = await self._store.spend(run_id)
+        tokens, exact = spend.known_input + spend.known_output, spend.cost_usd is not None
+        self._emit(SpendRead(run_id=run_id, at=now, usd=spend.known_usd, tokens=tokens, exact=exact))
 
     def _accounts(self) -> dict[str, AccountState]:
         """One value for each account, under all names that the workflow gives it."""
@@ -223,12 +248,15 @@ class RunAttempt:
         named = self._providers.named_accounts()
         for name, account in named.items():
             if account not in states and (gauge := gauges.get(account)) is not None:
-                states[account] = AccountState(
+                state = AccountState(
                     address=addresses.get(name, ""),
                     requests_per_minute=gauge.requests_per_minute,
                     tokens_per_minute=gauge.tokens_per_minute,
                     pause_s=gauge.paused_s,
                 )
+                if self._others:
+                    state = together(state, self._others, account=str(account), but=self._process)
+                states[account] = state
         return {name: states[account] for name, account in named.items() if account in states}
 
     @property
@@ -361,7 +389,9 @@ class RunAttempt:
     def _begin(self, notices: Sequence[str]) -> None:
         run, now = self._run, self._clock.now()
         steps = {StepId(name): step for name, step in self._prepared.steps.items()}
-        self._emit(run_started(self._workflow, steps, run, at=now))
+        started = run_started(self._workflow, steps, run, at=now)
+        self._within = StepsWithin(self._store, run.run_id, started.steps)
+        self._emit(started)
         warnings = () if self._resumed else self._workflow.warnings
         for message in (*notices, *(str(warning).partition("\n")[0] for warning in warnings)):
             self._emit(Notice(run_id=run.run_id, at=now, message=message))

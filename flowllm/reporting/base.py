@@ -10,6 +10,7 @@ from typing import Protocol, TextIO, runtime_checkable
 from flowllm.core.errors import UsageError
 from flowllm.core.events import Event
 from flowllm.core.records import dataclass
+from flowllm.reporting.followed import READ
 from flowllm.reporting.text import json_text
 
 
@@ -81,8 +82,8 @@ class EventsFile:
                 ) from error
 
     def handle(self, event: Event) -> None:
-        """Write one event."""
-        if self._failed:
+        """Write one event, unless it is a sum that was read from the record."""
+        if self._failed or isinstance(event, READ):
             return
         try:
             self._file = self._file or _opened(self._path)

@@ -45,3 +45,6 @@ class SpendRead(Event):
     tokens: int
     exact: bool
     """No cost is unknown."""
+
+
+READ = (ItemsRead, StepRead, SpendRead)

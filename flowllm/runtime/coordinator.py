@@ -154,6 +154,8 @@ class Coordinator:
         self._lease = context.lease
         self._figures = figures
         self._started = workers or 0
+        self.in_flight = 0
+        """Requests of workers that are out, about."""
         self.works = workers is None
         """Items are executed here, too."""
         self._wanted = -math.inf
@@ -179,6 +181,11 @@ class Coordinator:
         if found or not self.works:
             return max(1, found)
         return int(self._context.clock.monotonic() < self._wanted + HOPED)
+
+    @property
+    def handed(self) -> list[NodeId]:
+        """The foreaches of which workers have items."""
+        return [node for node, foreach in self._foreaches.items() if foreach.out]
 
     async def look(self) -> None:
         """Once a second: does a worker wait for something to do? Raises StoreError."""

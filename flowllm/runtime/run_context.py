@@ -165,8 +165,9 @@ class RunContext:
         return {node: waits for node, waits in found if waits}
 
     def in_flight(self) -> int:
-        """Requests that are out, and steps of other kinds that are executing; not those that queue."""
-        return sum(usage.in_flight if kind in REQUEST_KINDS else 1 for kind, usage in self._active.values())
+        """Requests that are out, and steps of other kinds that are executing; not those that queue. Of workers the requests."""
+        elsewhere = 0 if self.coordinator is None else self.coordinator.in_flight
+        return elsewhere + sum(usage.in_flight if kind in REQUEST_KINDS else 1 for kind, usage in self._active.values())
 
     def node_context(self, invocation: NodeInvocation, started: float, usage: NodeUsage) -> NodeContext:
         """What the node may use while it is executed."""

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Mapping
-from math import inf
 from typing import Final
 
 from flowllm.core.events import Event, FanOutCounted, FanOutStarted, NodeEnded, NodeStarted, NodeSuspended, RunEnded
 from flowllm.core.types import NODE_TERMINAL, Json, NodeId, NodeStatus, StepKind
 from flowllm.reporting.base import AccountState
-from flowllm.reporting.followed import ItemsRead, SpendRead, StepRead
+from flowllm.reporting.followed import ItemsRead, SpendRead
 from flowllm.reporting.progress import MOST_ITEM_ERRORS
 from flowllm.storage.base import RunRecord, Store
 from flowllm.storage.following import ItemChange, NodeBrief
-from flowllm.views.gauges import FRESH, MINUTE, account_name
+from flowllm.views.gauges import FRESH, MINUTE, account_name, together
+from flowllm.views.within import StepsWithin
 
 MOST: Final = 2000
 """Rows that are read at a time."""
-_A_SECOND: Final = 8_000
-"""Nodes within items that are counted in a second of watching at most."""
 _CODES: Final = {status: code for code, status in enumerate(NodeStatus, start=1)}
 _ENDED: Final = frozenset(_CODES[status] for status in NODE_TERMINAL)
 
@@ -54,10 +52,7 @@ class RunFollower:
         """`steps` as in `RunStarted`."""
         self._store, self._run, self._steps = store, run, steps
         self._top = sum("." not in step for step in steps)
-        self._due: dict[str, float] = {}
-        """When the steps within its items are to be counted again, for each foreach."""
-        self._worked: dict[str, dict[str, int]] = {}
-        """How many of them were carried out when they were counted last."""
+        self._within = StepsWithin(store, run.run_id, steps)
         self._since = 0
         self._items: dict[str, _Items] = {}
         self._begun: dict[str, int] = {}
@@ -75,7 +70,7 @@ class RunFollower:
             found += await self._items_since(upto, now)
             self._since = upto
         for foreach in self._begun:
-            found += await self._within(foreach, now, over=foreach in self._done or not run.going)
+            found += await self._within.read(foreach, now, over=foreach in self._done or not run.going)
         spend, tokens = run.totals.spend, run.totals.spend.known_input + run.totals.spend.known_output
         found.append(
             SpendRead(run_id=run.run_id, at=now, usd=spend.known_usd, tokens=tokens, exact=spend.cost_usd is not None)
@@ -86,28 +81,23 @@ class RunFollower:
         return found
 
     async def accounts(self, now: float) -> dict[str, AccountState]:
-        """How the accounts of the run's process stand, by their names; none of a process that does not say."""
+        """How the accounts of the run's process stand, by their names, with what all processes do; none of a process that does
+        not say."""
         owner = self._run.owner
         if owner is None:
             return {}
-        newest = {
-            gauge.account: gauge
-            for gauge in await self._store.gauges(since=now - FRESH)
-            if gauge.process == owner.process
-        }
-        return {
-            account: AccountState(
-                address=account_name(account),
+        gauges = await self._store.gauges(since=now - FRESH)
+        states = {
+            gauge.account: AccountState(
+                address=account_name(gauge.account),
                 requests_per_minute=None if gauge.rate is None else gauge.rate * MINUTE,
                 tokens_per_minute=gauge.tokens_per_minute,
                 pause_s=gauge.pause_s,
-                in_flight=gauge.in_flight,
-                waits=gauge.reasons,
-                requests_sent=gauge.requests_sent,
-                tokens_used=gauge.tokens_used,
             )
-            for account, gauge in newest.items()
+            for gauge in gauges
+            if gauge.process == owner.process
         }
+        return {account: together(state, gauges, account=account) for account, state in states.items()}
 
     async def _briefs(self, upto: int) -> list[NodeBrief]:
         found: list[NodeBrief] = []
@@ -129,31 +119,6 @@ class RunFollower:
                 changed.add(change.parent)
             since = page[-1].change_no if len(page) == MOST else upto
         return [event for parent in changed for event in self._progress(parent, now)]
-
-    async def _within(self, foreach: str, now: float, *, over: bool) -> list[Event]:
-        """How far the steps within its items have come. All of them are counted, the more there are the less often."""
-        due = self._due.get(foreach, 0.0)
-        if due == inf or not (over or now >= due) or not any(step.startswith(f"{foreach}.") for step in self._steps):
-            return []
-        found = await self._store.within(self._run.run_id, NodeId(foreach))
-        nodes = sum(one.begun + (one.total or 0) for one in found)
-        self._due[foreach] = inf if over else now + max(1.0, nodes / _A_SECOND)
-        worked, self._worked[foreach] = self._worked.get(foreach, {}), {one.path: one.worked for one in found}
-        return [
-            StepRead(
-                run_id=self._run.run_id,
-                at=now,
-                node_id=NodeId(f"{foreach}.{one.path}"),
-                ended=one.ended,
-                failed=one.failed,
-                skipped=one.skipped,
-                worked=one.worked - worked.get(one.path, one.worked),
-                begun=one.begun,
-                total=one.total,
-                alike=one.alike,
-            )
-            for one in found
-        ]
 
     def _progress(self, parent: str, now: float) -> list[Event]:
         if parent in self._done:

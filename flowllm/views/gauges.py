@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import urlsplit
 
-from flowllm.core.records import dataclass, field
+from flowllm.core.records import dataclass, field, replace
 from flowllm.core.types import Json, WaitReason
+from flowllm.reporting.base import AccountState
 from flowllm.reporting.text import duration, one_line, plural, reason_word
 from flowllm.storage.monitoring import Gauge
 
@@ -249,3 +250,19 @@ _WORDS: Mapping[str, str] = {
     WaitReason.BUDGET: "the budget",
     WaitReason.BATCH: "others of their batch",
 }
+
+
+def together(state: AccountState, gauges: Iterable[Gauge], *, account: str, but: str = "") -> AccountState:
+    """How an account stands with what all processes of these gauges do, each by its newest; in flight and waiting without those of
+    the process `but`."""
+    newest = {gauge.process: gauge for gauge in gauges if gauge.account == account}
+    others, waits = [gauge for gauge in newest.values() if gauge.process != but], Counter[str]()
+    for gauge in others:
+        waits.update(gauge.reasons)
+    return replace(
+        state,
+        in_flight=sum(gauge.in_flight for gauge in others),
+        waits=waits,
+        requests_sent=sum(gauge.requests_sent for gauge in newest.values()),
+        tokens_used=sum(gauge.tokens_used for gauge in newest.values()),
+    )

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from flowllm.reporting.base import AccountState
 from flowllm.storage.monitoring import Gauge
-from flowllm.views.gauges import account_name, series_of, spacing, throttled, was_throttled
+from flowllm.views.gauges import account_name, series_of, spacing, throttled, together, was_throttled
 
 OPENAI = "openai https://api.openai.com/v1 0a1b2c3d"
 
@@ -113,3 +114,18 @@ def test_a_run_that_is_over_is_told_of_by_what_its_requests_waited() -> None:
     assert answer.throttled
     assert answer.text == "Yes: requests waited 11.2s each for limits, 99% of that for big. 1 request got a 429."
     assert was_throttled([row("m", 0.0, 2)]).text == "Yes: no request waited for a limit. 2 requests got a 429."
+
+
+def test_an_account_of_several_processes_stands_as_all_of_them_say_last() -> None:
+    gauges = [
+        gauge(98.0, process="here:1", in_flight=9, requests_sent=7),
+        gauge(99.0, process="here:1", in_flight=1, requests_sent=10, tokens_used=100, waits={"rate": {"normal": 3}}),
+        gauge(99.5, process="here:2", in_flight=2, requests_sent=20, tokens_used=200, waits={"rate": {"high": 4}}),
+        gauge(99.5, account="another", process="here:2"),
+    ]
+    state = AccountState(address="api.openai.com", requests_per_minute=60.0)
+    found = together(state, gauges, account=OPENAI)
+    assert (found.in_flight, found.requests_sent, found.tokens_used, found.waits) == (3, 30, 300, {"rate": 7})
+    assert (found.address, found.requests_per_minute) == ("api.openai.com", 60.0)
+    found = together(state, gauges, account=OPENAI, but="here:1")
+    assert (found.in_flight, found.requests_sent, found.waits) == (2, 30, {"rate": 4})
