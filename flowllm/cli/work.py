@@ -36,11 +36,12 @@ from flowllm.storage.base import RunRecord
 @click.option("--started", is_flag=True, hidden=True, help="By the run, which ends it through standard input.")
 @location_options
 def work(*, run: str | None, idle: float | None, quiet: bool, started: bool, location: Location) -> int:
-    """Execute items of RUN, or of any run of the database that has workers (`flowllm run … --workers N`).
+    """Execute items of RUN, which another process has, or of any run of the database that has workers.
 
-    A worker may join and leave at any time, from any machine that reaches the database and has the files of the workflow at the
-    same place; it takes keys from its own environment. Of one run it leaves when that is over, of any it waits for the next. Ctrl-C
-    and SIGTERM let it finish what is in flight and give the rest back: exit code 0. A second one breaks that off.
+    A worker may join and leave at any time, from any machine that reaches the database. It takes the workflow from the run's record,
+    keys from its environment, and Python files and data from where they were as the run was started. RUN may have been started with
+    or without --workers; this ends when RUN does. Without RUN it goes from one run with workers to the next. Ctrl-C and SIGTERM
+    let it finish what is in flight, and it gives the rest back: exit code 0. A second one breaks that off.
 
     \b
       flowllm work --db postgresql://me@db.example.com/flowllm
