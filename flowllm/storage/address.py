@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from pathlib import Path
 from typing import Final
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 from flowllm.core.errors import UsageError
 from flowllm.core.redact import without_passwords
@@ -14,7 +13,7 @@ from flowllm.core.redact import without_passwords
 SCHEMES: Final = ("postgresql", "postgres", "postgresql+asyncpg")
 FOLDER: Final = Path(".flowllm")
 """In the working directory: where files of this machine are kept, as those of a database file are."""
-_SECRET: Final = re.compile(r"(?:^|&)(?:password|sslpassword)=[^&]*")
+_SECRET: Final = frozenset({"password", "sslpassword"})
 
 
 def is_postgres(url: str) -> bool:
@@ -29,24 +28,27 @@ def dsn(url: str) -> str:
         parts = urlsplit(f"postgresql://{rest}")
     except ValueError as error:
         raise _wrong(url, f"{error}") from error
+    if "@" in parts.path or parts.fragment:
+        raise _unescaped("it has a sign of the password that is not escaped")
     if not unquote(parts.path.removeprefix("/")) and "dbname=" not in parts.query and "database=" not in parts.query:
         raise _wrong(url, "it names no database")
     for host in parts.netloc.rpartition("@")[2].split(","):
         port = host.rpartition("]")[2].partition(":")[2]
         if port and not port.isdigit():
-            raise UsageError(
-                "The address of the PostgreSQL database cannot be read: its port is no number.",
-                hint="In a password write %40 for @, %2F for /, %3A for : and %23 for #.",
-            )
+            raise _unescaped("its port is no number")
     return f"postgresql://{rest}"
 
 
 def shown(url: str) -> str:
-    """The address without its passwords."""
-    parts = urlsplit(f"postgresql://{url.partition('://')[2]}")
-    user, at, hosts = parts.netloc.rpartition("@")
-    query = _SECRET.sub("", parts.query).lstrip("&")
-    return urlunsplit(("postgresql", f"{user.partition(':')[0]}{at}{hosts}", parts.path, query, ""))
+    """The address without its passwords: also one whose password has signs that are not escaped."""
+    rest = url.partition("://")[2]
+    begin, _, query = rest.partition("?")
+    if "@" in query and "=" not in query.partition("@")[0]:  # that was a sign of the password
+        begin, query = rest, ""
+    user, at, place = begin.rpartition("@")
+    options = (option for option in query.split("&") if "=" in option)
+    kept = "&".join(option for option in options if unquote(option.partition("=")[0]).lower() not in _SECRET)
+    return f"postgresql://{user.partition(':')[0]}{at}{place}{'?' if kept else ''}{kept}"
 
 
 def name_of(url: str) -> str:
@@ -61,9 +63,16 @@ def place(url: str) -> Path:
 
 def _digest(url: str) -> str:
     """What tells one database from others: hosts and name, whoever opens it."""
-    parts = urlsplit(shown(url))
-    where = f"{parts.netloc.rpartition('@')[2]}{parts.path}?{parts.query}"
+    begin, _, query = shown(url).partition("://")[2].partition("?")
+    where = f"{begin.rpartition('@')[2]}?{query}"
     return hashlib.sha256(where.encode()).hexdigest()[:16]
+
+
+def _unescaped(why: str) -> UsageError:
+    return UsageError(
+        f"The address of the PostgreSQL database cannot be read: {why}.",
+        hint="In a password write %40 for @, %2F for /, %3A for :, %3F for ? and %23 for #.",
+    )
 
 
 def _wrong(url: str, why: str) -> UsageError:

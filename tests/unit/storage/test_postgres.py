@@ -59,10 +59,26 @@ def test_an_address_without_a_database_is_refused(url: str) -> None:
     assert SECRET not in caught.value.message
 
 
-def test_a_password_with_signs_that_are_not_escaped_is_not_repeated() -> None:
-    with pytest.raises(UsageError, match="port is no number") as caught:
-        dsn("postgresql://me:hunter2/x@h/flow")
-    assert "hunter2" not in f"{caught.value.message} {caught.value.hint}"
+@pytest.mark.parametrize("sign", ["/", "#", "?", "@", ":", "["])
+@pytest.mark.parametrize("secret", ["hunter{}2x", "117{}2x"])
+def test_a_password_with_signs_that_are_not_escaped_is_not_repeated(sign: str, secret: str) -> None:
+    url = f"postgresql://me:{secret.format(sign)}@h/flow"
+    told = shown(url)
+    try:
+        dsn(url)
+    except UsageError as error:
+        told = f"{told} {error.message} {error.hint}"
+    assert not any(part in told for part in ("hunter", "117", "2x")), told
+
+
+def test_what_else_an_address_says_is_shown() -> None:
+    for url in (
+        "postgresql://h/flow",
+        "postgresql://a@h1,h2:5/flow?sslmode=require",
+        "postgresql://h/flow?user=me@corp",
+    ):
+        assert shown(url) == url
+    assert shown("postgresql://h/flow?Pass%77ord=x&user=me") == "postgresql://h/flow?user=me"
 
 
 @pytest.mark.anyio
