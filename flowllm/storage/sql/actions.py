@@ -186,7 +186,7 @@ def join_run(run_id: RunId, presence: Presence) -> Unit:
         found = connection.execute(statements.EPOCH, (to_text(run_id),)).fetchone()
         if found is None:
             return None
-        presence.enter(connection, run_id)
+        presence.join(connection, run_id)
         return int(found[0])
 
     return Unit(action=action)

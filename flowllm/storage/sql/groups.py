@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from flowllm.core.errors import FlowLLMError, OwnershipLost
+from flowllm.core.types import RunId
 from flowllm.storage.base import RunLease
 from flowllm.storage.sql import statements
 from flowllm.storage.sql.engine import Connection
@@ -30,7 +31,7 @@ def apply(connection: Connection, jobs: Sequence[Job], texts: Texts, presence: P
             continue
         _apply_rows(connection, batch, texts, presence, lock)
         batch = []
-        job.error = _stale(connection, job.unit.leases, {}, lock, presence)
+        job.error = _stale(connection, job.unit.leases, {}, lock, presence.holder)
         if job.error is None:
             try:
                 job.result = action(connection)
@@ -43,7 +44,7 @@ def _apply_rows(connection: Connection, jobs: Iterable[Job], texts: Texts, prese
     epochs: _Epochs = {}
     rows: list[tuple[str, tuple[Any, ...]]] = []
     for job in jobs:
-        job.error = _stale(connection, job.unit.leases, epochs, lock, presence)
+        job.error = _stale(connection, job.unit.leases, epochs, lock, presence.holder)
         if job.error is None and not job.passed:
             rows += job.unit.rows
     if rows:
@@ -51,24 +52,28 @@ def _apply_rows(connection: Connection, jobs: Iterable[Job], texts: Texts, prese
 
 
 def take_back(connection: Connection, results: Iterable[bytes], texts: Texts) -> None:
-    """Write what was kept: of a run that another process has gone on with, or that is gone, only the answers."""
-    epochs: _Epochs = {}
+    """Write what was kept: of a run that another process has gone on with, or that is gone, only the answers; also of what a
+    worker did that was held for dead: others have done it again."""
     for payload in results:
-        unit = unpacked(payload)
-        if _stale(connection, unit.leases, epochs, connection.for_share) is not None:
+        unit, worked = unpacked(payload)
+        if _stale(connection, unit.leases, {}, connection.for_share, worked.get) is not None:
             unit = without_leases(unit)
         statements.write_rows(connection, unit.rows, texts)
 
 
 def _stale(
-    connection: Connection, leases: Iterable[RunLease], epochs: _Epochs, lock: str, presence: Presence | None = None
+    connection: Connection,
+    leases: Iterable[RunLease],
+    epochs: _Epochs,
+    lock: str,
+    holder_of: Callable[[RunId], int | None],
 ) -> OwnershipLost | None:
     """The error for a unit of which one lease is behind its run's epoch, or whose process was ended by another; epochs
     once read are kept, and locked."""
     for lease in leases:
         run_id = lease.run_id
         if run_id not in epochs:
-            holder = None if presence is None else presence.holder(run_id)
+            holder = holder_of(run_id)
             query, values = (statements.EPOCH, ()) if holder is None else (statements.EPOCH_OF, (holder,))
             found = connection.execute(f"{query}{lock}", (to_text(run_id), *values)).fetchone()
             epochs[run_id] = found[0] if found else None

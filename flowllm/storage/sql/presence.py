@@ -55,6 +55,8 @@ class Presence:
         self._token = ""
         self._held: dict[RunId, int] = {}
         """The runs it has, each with the registration by which it has it."""
+        self._joined: set[RunId] = set()
+        """Those of them that are another process's."""
         self._due = math.inf
         """When the next heartbeat is due, monotonic seconds."""
         self._suspects: dict[int, tuple[float, float]] = {}
@@ -70,6 +72,7 @@ class Presence:
     def drop(self, run_id: RunId) -> None:
         """A run is given back, or lost."""
         self._held.pop(run_id, None)
+        self._joined.discard(run_id)
 
     @property
     def left(self) -> bool:
@@ -87,6 +90,12 @@ class Presence:
         """It is time for a heartbeat."""
         return time.monotonic() >= self._due and bool(self._held)
 
+    def join(self, connection: Connection, run_id: RunId) -> int:
+        """Work on a run that another process has; else as `enter`."""
+        number = self.enter(connection, run_id)
+        self._joined.add(run_id)
+        return number
+
     def enter(self, connection: Connection, run_id: RunId) -> int:
         """Take a run, in the transaction that is open: the number of this registration, which is made where it is the
         first, or where others have ended the one there was."""
@@ -98,16 +107,17 @@ class Presence:
             self.number = int(connection.execute(_NUMBER, (self._token,)).fetchone()[0])
             HERE[self._token] = self
         self._held[run_id] = self.number
+        self._joined.discard(run_id)
         self.beaten()
         return self.number
 
     def stay(self, connection: Connection, lease: RunLease) -> int:
-        """Take more of a run, as `enter` does. Raises OwnershipLost where others have ended the registration by which it has what it
+        """Take more of a run, as `join` does. Raises OwnershipLost where others have ended the registration by which it has what it
         has of it: that would count again with another one."""
         held = self._held.get(lease.run_id)
         if held is not None and connection.execute(_IS_ENDED, (held,)).fetchone():
             raise ownership_lost(lease, -lease.epoch)
-        return self.enter(connection, lease.run_id)
+        return self.join(connection, lease.run_id)
 
     def beat(self, connection: Connection) -> None:
         """Give a heartbeat, in the transaction that is open."""
@@ -138,6 +148,7 @@ class Presence:
         """Be as one that was never registered."""
         HERE.pop(self._token, None)
         self._held.clear()
+        self._joined.clear()
         self.number, self._due = None, math.inf
 
     def ended(self, connection: Connection, numbers: Iterable[int]) -> set[int]:
@@ -158,6 +169,10 @@ class Presence:
     def holder(self, run_id: RunId) -> int | None:
         """The registration by which this store has a run, or had it when it was taken from it."""
         return self._held.get(run_id)
+
+    def works_as(self, run_id: RunId) -> int | None:
+        """The same for a run that another process has."""
+        return self._held.get(run_id) if run_id in self._joined else None
 
 
 def process_of(row: tuple[Any, ...]) -> ProcessRecord:

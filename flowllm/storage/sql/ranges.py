@@ -147,7 +147,7 @@ class RangeStore(Reader):
             found = connection.execute(_GOING_ON, (run,)).fetchone()
             if found is None:
                 return False
-            process = presence.enter(connection, run_id)
+            process = presence.join(connection, run_id)
             if connection.execute(_SAID, (run, process)).fetchone() is None:
                 connection.execute(_REPORT, (run, 0, process, "{}"))
             return True

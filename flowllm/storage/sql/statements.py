@@ -216,24 +216,28 @@ class Unit:
         return sum([len(value) for _, row in self.rows for value in row if value.__class__ is str])
 
 
-def packed(unit: Unit) -> bytes:
-    """The leases and rows of a unit. Raises ValueError for a value that no database holds."""
+def packed(unit: Unit, works_as: Callable[[RunId], int | None] = lambda _: None) -> bytes:
+    """The leases and rows of a unit, and as which process it worked on runs that others have. Raises ValueError for a value that no
+    database holds."""
     rows = []
     for statement, row in unit.rows:
         name, fields = _NAMES[statement]
         rows.append([name, dict(zip(fields, row, strict=True))])
-    content = {"fences": [[lease.run_id, lease.epoch] for lease in unit.leases], "rows": rows}
+    fences = [[lease.run_id, lease.epoch, works_as(lease.run_id)] for lease in unit.leases]
+    content = {"fences": fences, "rows": rows}
     try:
         return zlib.compress(json.dumps(content, separators=(",", ":")).encode(), 1)
     except TypeError as error:
         raise ValueError(f"The database cannot hold a value: {error}") from error
 
 
-def unpacked(payload: bytes) -> Unit:
-    """The reverse of `packed`: also for columns of an older version, which had fewer."""
+def unpacked(payload: bytes) -> tuple[Unit, dict[RunId, int]]:
+    """The reverse of `packed`: also for what an older version wrote, which had fewer columns and no workers."""
     content = json.loads(zlib.decompress(payload))
-    leases = tuple(RunLease(run_id=RunId(run_id), epoch=epoch) for run_id, epoch in content["fences"])
-    return Unit(leases=leases, rows=tuple(_rows(content["rows"])))
+    fences = [(RunId(run_id), *rest) for run_id, *rest in content["fences"]]
+    leases = tuple(RunLease(run_id=run_id, epoch=epoch) for run_id, epoch, *_ in fences)
+    worked = {run_id: rest[0] for run_id, _, *rest in fences if rest and rest[0] is not None}
+    return Unit(leases=leases, rows=tuple(_rows(content["rows"]))), worked
 
 
 def without_leases(unit: Unit) -> Unit:

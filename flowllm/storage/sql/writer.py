@@ -309,7 +309,7 @@ class Writer:
                 continue
             if keep and job.unit.is_result:
                 try:
-                    self._spill.append(packed(job.unit))
+                    self._spill.append(packed(job.unit, self.presence.works_as))
                 except (OSError, ValueError) as fault:
                     self._gaps |= dict.fromkeys(job.unit.leases, error)
                     failure.hint += f"\nOne result is lost: it could not be kept beside it either ({fault})."

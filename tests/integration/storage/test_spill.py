@@ -22,6 +22,7 @@ from flowllm.storage.sql.spill import Spill
 from flowllm.storage.sql.store import SqlStore
 from flowllm.storage.sql.writer import Failpoints
 from flowllm.storage.sqlite.engine import at
+from tests.support.owners import execute
 from tests.support.process import worker
 from tests.support.records import ME, answer, attempt_of_node, lease_of, node, run
 
@@ -96,6 +97,26 @@ async def test_a_run_is_not_claimed_past_results_that_wait(path: Path) -> None:
     assert (await store.claim_run(RunId("r1"), ME)).epoch == lease.epoch + 1
     assert [found.node_id for found in await store.nodes(RunId("r1"))] == ["a"]
     await store.close()
+
+
+@pytest.mark.parametrize("ended", [False, True])
+async def test_what_a_worker_has_kept_counts_unless_it_was_held_for_dead(path: Path, ended: bool) -> None:
+    disk, run_id = Faulty(), RunId("r1")
+    coordinator = await _opened(path, Faulty())
+    await coordinator.create_run(run("r1", owner=ME))
+    store = await _opened(path, disk)
+    lease = await store.join_run(run_id)
+    disk.full = True
+    with pytest.raises(StorageFailed):
+        await store.commit(nodes=[_write(lease, "a")], memo=answer("a"))
+    if ended:
+        execute(path, "UPDATE processes SET ended_at = 1 WHERE process_id = ?", store.presence.number)
+    disk.full = False
+    await store.commit(memo=answer("b"))
+    assert await store.memo(answer("a").key) == answer("a")
+    assert [found.node_id for found in await store.nodes(run_id)] == ([] if ended else ["a"])
+    await store.close()
+    await coordinator.close()
 
 
 async def test_of_a_run_that_was_deleted_the_answers_are_kept(path: Path) -> None:
