@@ -100,7 +100,7 @@ def database(*, empty: bool = False) -> Iterator[str]:
     """The address of a new database, which is removed; `empty`: without tables."""
     name = f"flowllm_{secrets.token_hex(6)}"
     template = "template0" if empty else _template()
-    ask(server(), f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
+    ask(server(), f"CREATE DATABASE {name} TEMPLATE {template}")
     try:
         yield named(server(), name)
     finally:
