@@ -29,10 +29,8 @@ from flowllm.storage.base import NodeRecord, RunRecord
 from flowllm.storage.open import this_process
 from flowllm.storage.ranges import ItemEnd, LeasedRange, RangeReport
 
-REPORTED: Final = 0.25
-"""Seconds from one report of a range to the next, unless it is over."""
 ORDERED: Final = 0.5
-"""Seconds after which it is seen anew what the coordinator wants."""
+"""Seconds after which it is seen anew what the coordinator wants, unless workers are so many that they report more seldom."""
 WANTED: Final = 2.0
 """Seconds after which a worker without a range says again that it would like one."""
 IDLE: Final = (0.02, 0.5)
@@ -74,6 +72,8 @@ class RunWorker(RunAttempt):
         """By foreach and place of each item that is open."""
         self._runners: dict[NodeId, RangeRunner] = {}
         self._going = True
+        self._every = 0.0
+        """Seconds from one report to the next, unless a range is over."""
 
     @property
     def _process(self) -> str:
@@ -112,7 +112,7 @@ class RunWorker(RunAttempt):
         since = asked = self._clock.monotonic()
         while self._going and not context.token.stopped:
             now = self._clock.monotonic()
-            due = now >= looked + ORDERED
+            due = now >= looked + max(ORDERED, self._every)
             if due:
                 looked = now
                 await self._obey(context)
@@ -120,7 +120,7 @@ class RunWorker(RunAttempt):
             if leased is not None:
                 await self._take(context, graph, leased)
                 pause, since = IDLE[0], now
-            if now >= told + REPORTED or any(not work.open for work in self._work.values()):
+            if now >= told + self._every or any(not work.open for work in self._work.values()):
                 told = now
                 await self._report(context)
             if self._work:
@@ -133,7 +133,7 @@ class RunWorker(RunAttempt):
             if leased is None:
                 pause = min(IDLE[1], pause * 1.5)
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), min(pause, REPORTED) if self._work else pause)
+                    await asyncio.wait_for(self._wake.wait(), min(pause, self._every) if self._work else pause)
                 self._wake.clear()
 
     async def _obey(self, context: RunContext) -> None:
@@ -163,6 +163,7 @@ class RunWorker(RunAttempt):
         return leased
 
     async def _take(self, context: RunContext, graph: CompiledGraph, leased: LeasedRange) -> None:
+        self._every = float(leased.terms["every"])
         work = self._work[leased.number] = _Work(leased=leased, open={item.place for item in leased.items})
         self._ranges |= {(leased.foreach, place): work for place in work.open}
         context.resumed = context.resumed or leased.leases > 1

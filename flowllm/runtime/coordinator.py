@@ -18,7 +18,7 @@ from flowllm.core.errors import RunStopped, StoreError
 from flowllm.core.records import dataclass, replace
 from flowllm.core.types import Json, NodeId, RunStatus
 from flowllm.runtime.item_reader import Item
-from flowllm.runtime.range_size import RangeSizes, ahead
+from flowllm.runtime.range_size import RangeSizes, ahead, pause, weight
 from flowllm.runtime.run_context import RunContext
 from flowllm.storage.base import NodeRecord
 from flowllm.storage.ranges import ItemEnd, OfferedRange, RangeItem, RangeNews, RangeReport
@@ -95,7 +95,7 @@ class HandedOut:
             return self.out + len(self._waiting)
         missing = max(0, workers + 1 - self.free)
         wanted = missing * self.sizes.next(workers=workers, left=self._all_left)
-        return min(ahead(workers), self.out + max(len(self._waiting), wanted))
+        return min(ahead(workers), self.sizes.bearable, self.out + max(len(self._waiting), wanted))
 
     @property
     def _all_left(self) -> int | None:
@@ -108,6 +108,7 @@ class HandedOut:
     def take(self, item: Item) -> None:
         """A worker is to execute it."""
         self._waiting.append(item)
+        self.sizes.weighed(weight(item.row.value))
 
     def look(self, left: int | None) -> None:
         """No more can be pulled for now; `left` are still in the data, None: not known."""
@@ -300,7 +301,7 @@ class Coordinator:
             number=self._number,
             foreach=foreach.node,
             items=[RangeItem(one.row.index, one.number, one.content, one.row.value) for one in items],
-            terms=foreach.terms,
+            terms={**foreach.terms, "every": pause(self.workers)},
         )
 
     async def _take_up(self) -> None:

@@ -100,6 +100,8 @@ class RangeRunner(ItemPump):
     async def _run(self) -> None:
         try:
             await self._pump(self.items)
+        except Exception as error:  # noqa: BLE001 - a bug of flowllm must not leave the coordinator waiting
+            self._context.broke(error)
         finally:
             self._around.forget(self._scope.token)
 

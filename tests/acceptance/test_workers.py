@@ -263,3 +263,24 @@ def test_a_worker_without_the_key_or_the_code_of_a_run_says_so_and_leaves(projec
         right, outcome = project.run("work", "last", KEYED="k-0123456789"), project.finish(process)
     assert (right.code, outcome.code) == (0, 0), right.said + outcome.said
     each_once(project.folder / "out.jsonl", 40)
+
+
+def test_a_worker_waits_for_a_run_whose_process_was_killed_and_goes_on_with_who_resumes_it(
+    project: Project, server: Server
+) -> None:
+    server.latency = 0.05
+    texts(project.folder / "rows.jsonl", 120)
+    process = project.start("run", one_step(project, limits=LIMITS), *OUT, "--workers", 0)
+    with killed_at_exit(process):
+        until(project.run_ids, "the run", of=process)
+        worker = project.start("work", "last")
+        with killed_at_exit(worker):
+            until(lambda: len(server.requests) >= 30, "work", of=worker)
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            resumed = project.cli("resume", "--quiet", "--workers", 0)
+            worked = project.finish(worker)
+    assert (resumed.code, worked.code) == (0, 0), resumed.said + worked.said
+    each_once(project.folder / "out.jsonl", 120)
+    assert len({seen.prompt for seen in server.requests}) == 120
+    assert len(server.requests) <= 120 + IN_FLIGHT

@@ -7,7 +7,18 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as some
 
-from flowllm.runtime.range_size import FIRST, GROWTH, MOST, SECONDS, RangeSizes, ahead
+from flowllm.runtime.range_size import (
+    FIRST,
+    GROWTH,
+    HEAVIEST,
+    HEAVIEST_AHEAD,
+    MOST,
+    SECONDS,
+    RangeSizes,
+    ahead,
+    pause,
+    weight,
+)
 
 
 def test_the_first_ranges_are_small() -> None:
@@ -71,3 +82,27 @@ def test_no_range_is_empty_and_all_that_is_handed_out_has_a_bound(
     size = sizes.next(workers=workers, left=left)
     assert 1 <= size <= MOST
     assert size * max(1, workers) <= max(ahead(workers), workers)
+
+
+def test_a_range_of_long_items_has_few_and_so_has_all_that_is_handed_out() -> None:
+    sizes = RangeSizes()
+    sizes.begun(0.0)
+    sizes.ended(100_000, 1.0)
+    for _ in range(100):
+        sizes.weighed(weight({"text": "x" * 1_000_000, "n": [1, 2.5, None]}))
+    assert sizes.next(workers=2, left=None) * 1_000_000 <= HEAVIEST
+    assert sizes.bearable * 1_000_000 <= HEAVIEST_AHEAD * 1.2
+    for _ in range(1000):
+        sizes.weighed(10)
+    assert sizes.bearable > ahead(2), "they are short again"
+
+
+def test_an_item_that_is_too_long_for_any_range_has_one_of_its_own() -> None:
+    sizes = RangeSizes()
+    sizes.weighed(1 << 30)
+    assert (sizes.next(workers=2, left=None), sizes.bearable) == (1, 1)
+
+
+def test_many_workers_report_more_seldom() -> None:
+    assert pause(4) == 0.25
+    assert 1000 / pause(1000) <= 400
