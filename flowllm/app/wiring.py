@@ -34,6 +34,7 @@ OPENAI = "openai"
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _CERTAIN = 8
 """Characters from which on a value that stands in another variable too is no coincidence."""
+DATABASE = "FLOWLLM_DATABASE_URL"
 
 
 def resolve_auto(name: str, environ: Mapping[str, str]) -> str:
@@ -291,13 +292,17 @@ class Credentials:
 
 
 def find_credentials(providers: Iterable[ProviderSettings], environ: Mapping[str, str]) -> Credentials:
-    """The credentials that these providers take from the environment, or have in their base URLs; and proxies' passwords."""
+    """The credentials that these providers take from the environment, or have in their base URLs; and passwords of proxies and
+    of the database."""
     names, urls = {"OPENAI_API_KEY"}, [environ.get("OPENAI_BASE_URL", "")]
     urls += [text for name, text in environ.items() if name.lower().endswith("_proxy")]
     for settings in providers:
         names |= {settings.api_key_env or "OPENAI_API_KEY", *_of_headers(settings.headers, environ)}
         urls.append(settings.base_url or "")
+    database = set(passwords_of(environ.get(DATABASE, "")))
+    names |= {DATABASE} if database else set()
     values = {environ.get(name, "").strip() for name in names}
+    values |= {one for one in database if len(one) >= _CERTAIN and one != urlsplit(environ[DATABASE]).username}
     for url in urls:
         values |= set(passwords_of(url))
     values = {value for value in values if not is_placeholder(value)}
