@@ -70,7 +70,8 @@ class ClusterWorkers(Workers):
         worker = ClusterWorker(words=["work", run_id, "--started"], environ=self._environ)
         try:
             return await self._cluster.work(worker, lambda line: self._say(number, line, events))
-        except ClusterDown as error:
-            return 1, error.message
+        except ClusterDown as error:  # no other worker can be had there either
+            events.lost(error)
+            return 0, ""
         finally:
             events.gone()

@@ -120,7 +120,7 @@ class Helper:
                 memory=wanted.get("memory"),
             ).remote(message["target"], self._code[message["code"]], given)
             self._calls[number] = reference
-            self._send({"did": "done", "id": number}, await reference)
+            self._send({"did": "done", "id": number}, await _result(reference))
         except Exception as error:  # noqa: BLE001 - whatever Ray raises
             self._send({"did": "lost", "id": number, "message": _words(error)})
         finally:
@@ -131,7 +131,7 @@ class Helper:
         """Have one worker, which Ray starts again where its node or its actor dies, until its process has ended."""
         number = message["id"]
         if not self._address:
-            self._address = f"ray:{await ray.remote(num_cpus=0)(_address).remote()}"
+            self._address = f"ray:{await _result(ray.remote(num_cpus=0)(_address).remote())}"
         environ = {**environ, "FLOWLLM_CLUSTER": self._address}
         actor = self._workers[number] = self._actor.options(
             num_cpus=0, max_restarts=-1, max_task_retries=0, scheduling_strategy="SPREAD"
@@ -142,7 +142,7 @@ class Helper:
             while True:
                 began = asyncio.get_running_loop().time()
                 try:
-                    code, said = await actor.work.remote(message["words"], environ)
+                    code, said = await _result(actor.work.remote(message["words"], environ))
                 except exceptions.RayActorError as error:
                     lived = asyncio.get_running_loop().time() - began
                     deaths = 1 if lived > STEADY else deaths + 1
@@ -165,7 +165,7 @@ class Helper:
         """Hand on what a worker says."""
         while True:
             try:
-                lines = await actor.said.remote()
+                lines = await _result(actor.said.remote())
             except exceptions.RayActorError:  # it is started again
                 lines = None
             if lines:
@@ -187,6 +187,11 @@ class Helper:
             with contextlib.suppress(Exception):
                 ray.cancel(reference, force=force)
             await asyncio.sleep(PATIENCE)
+
+
+async def _result(reference: Any) -> Any:
+    """What it becomes. Ray's client does not bear that a future of its own is cancelled, so that is never handed on."""
+    return await asyncio.shield(asyncio.wrap_future(reference.future()))
 
 
 async def connect(opening: dict[str, Json]) -> None:
@@ -249,6 +254,7 @@ async def main(number: int) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, helper.cancel)
     with contextlib.suppress(EOFError, asyncio.IncompleteReadError, asyncio.CancelledError):
         await helper
+    await asyncio.to_thread(ray.shutdown)
     with contextlib.suppress(OSError):
         await writer.drain()
         writer.close()
