@@ -257,15 +257,6 @@ def nothing_is_left(pids: list[int], folders: set[str]) -> None:
     until(lambda: local_folders() <= folders, "Ray's files to be removed")
 
 
-def test_workers_on_a_cluster_need_a_database_that_its_machines_reach(project: Project) -> None:
-    flow = project.flow(steps={"a": {"prompt": "{{ inputs.text }}"}}, inputs={"text": ""})
-    words = ("--over", "rows.jsonl", "--output", "out.jsonl", "--workers", 2, "--cluster", "ray://head:10001")
-    refused = project.cli("run", flow, *words)
-    assert refused.code == 2
-    assert "workers on a cluster need a database that all its machines reach" in refused.err
-    assert "postgresql://" in refused.err
-
-
 def actors(leader: int) -> list[int]:
     """The processes of actors in a session."""
     found = []
@@ -298,7 +289,7 @@ def test_an_actor_that_is_killed_works_on_and_every_row_is_there_once(
     server.hold = 10_000
     words = ("--over", "rows.jsonl", "--output", "out.jsonl", "--workers", 1, "--cluster", head.node)
     with database() as url:
-        process = project.start("run", flow, *words, "--db", url, **head.environ)
+        process = project.start("run", flow, *words, "--db", url, OPENAI_API_KEY=SECRET, **head.environ)
         with killed_at_exit(process):
             until(lambda: len(server.requests) >= IN_FLIGHT, "requests", of=process)
             [actor] = actors(head.session)
@@ -308,4 +299,7 @@ def test_an_actor_that_is_killed_works_on_and_every_row_is_there_once(
         assert process.wait() == 0, out + err
         assert "Ray starts it again" in err
     each_once(project.folder / "out.jsonl", 60)
+    assert {seen.headers["authorization"] for seen in server.requests} == {f"Bearer {SECRET}"}
+    kept = [path for path in Path(head.folder).rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
+    assert kept == [], "Ray keeps no key"
     assert 60 <= len(server.requests) <= 60 + IN_FLIGHT
