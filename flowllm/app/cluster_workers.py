@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from flowllm.app.prepare import PreparedRun
 from flowllm.app.settings import Settings
 from flowllm.app.wiring import VARIABLE
-from flowllm.app.worker_pool import PoolEvents, Workers
+from flowllm.app.worker_pool import WRONG_USAGE, PoolEvents, Workers
 from flowllm.cluster.base import Cluster, ClusterWorker, cluster_address
 from flowllm.core.errors import ClusterDown, UsageError
 from flowllm.core.types import RunId
@@ -55,9 +55,9 @@ class ClusterWorkers(Workers):
 
     async def open(self) -> None:
         """See `WorkerPool`. Raises ClusterDown."""
+        asked, self._size = self._size, 0  # none where there is no cluster
         nodes = await self._cluster.nodes()
-        if self._one_a_node:
-            self._size = self._left = nodes
+        self._size = self._left = nodes if self._one_a_node else asked
 
     async def close(self, *, cancel: bool) -> None:
         """See `WorkerPool`."""
@@ -70,8 +70,7 @@ class ClusterWorkers(Workers):
         worker = ClusterWorker(words=["work", run_id, "--started"], environ=self._environ)
         try:
             return await self._cluster.work(worker, lambda line: self._say(number, line, events))
-        except ClusterDown as error:  # no other worker can be had there either
-            events.lost(error)
-            return 0, ""
+        except ClusterDown as error:
+            return WRONG_USAGE, error.message  # to have it anew would change nothing
         finally:
             events.gone()
