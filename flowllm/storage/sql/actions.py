@@ -15,7 +15,7 @@ from flowllm.storage.monitoring import RunTotals, SuspensionRecord
 from flowllm.storage.sql import statements, texts
 from flowllm.storage.sql.engine import Connection
 from flowllm.storage.sql.faults import run_exists, run_not_found, run_owned
-from flowllm.storage.sql.presence import Presence, end, owner_seen
+from flowllm.storage.sql.presence import Presence, Seen, end, owner_seen
 from flowllm.storage.sql.records import run_of, totals_of, wait_of
 from flowllm.storage.sql.rows import (
     WAIT_FIELDS,
@@ -197,14 +197,21 @@ def give_back(run_id: RunId, number: int) -> Unit:
     return Unit(action=_changes(_GIVE_BACK, {"this": to_text(run_id), "process": number}), rides=True)
 
 
-def delete_runs(run_ids: Sequence[RunId], machine: Machine) -> Unit:
-    """Remove runs; the result is how many there were. Raises RunOwned if a process has one of them."""
+def delete_runs(run_ids: Sequence[RunId], machine: Machine, silent_since: Mapping[RunId, float]) -> Unit:
+    """Remove runs; the result is how many there were. Raises RunOwned if a process has one of them. Where nothing was heard lately
+    of processes that have some, the result is until when the lease of each was, by run: look again after a while, with that."""
 
-    def action(connection: Connection) -> int:
+    def action(connection: Connection) -> int | dict[RunId, float]:
+        silent = {}
         for run_id in run_ids:
             row = _row(connection, {"this": to_text(run_id)}, connection.for_update)
-            if row is not None and owner_seen(connection, row, machine).stands is Standing.ALIVE:
+            seen = Seen(Standing.DEAD) if row is None else owner_seen(connection, row, machine)
+            if row is not None and seen.stands is Standing.ALIVE:
                 raise run_owned(run_id, _owner(row))
+            if seen.stands is Standing.EXPIRED:
+                silent[run_id] = seen.until
+        if silent != {run_id: silent_since.get(run_id) for run_id in silent}:
+            return silent
         keys = [{"this": to_text(run_id)} for run_id in run_ids]
         count = 0
         for statement in _DELETE:

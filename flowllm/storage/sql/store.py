@@ -196,9 +196,12 @@ class SqlStore(BrowsingReader, ComparingReader, FollowingReader, PastReader, Ran
 
     async def delete_runs(self, run_ids: Sequence[RunId]) -> int:
         """Raises RunOwned, and removes nothing, if a process has one of them."""
-        unit = actions.delete_runs(list(dict.fromkeys(run_ids)), self.presence.machine)
-        count: int = await self._writer.write(unit)
-        return count
+        these, machine = list(dict.fromkeys(run_ids)), self.presence.machine
+        found: int | Mapping[RunId, float] = await self._writer.write(actions.delete_runs(these, machine, {}))
+        while not isinstance(found, int):
+            await asyncio.sleep(SECOND_LOOK)  # as for a claim
+            found = await self._writer.write(actions.delete_runs(these, machine, found))
+        return found
 
     # nodes and attempts
 

@@ -18,6 +18,7 @@ from flowllm.core.types import NodeId, RunId, RunStatus
 from flowllm.storage.base import NodeWrite
 from flowllm.storage.ranges import OfferedRange, RangeItem
 from flowllm.storage.sql import presence
+from flowllm.storage.sql import store as sql
 from flowllm.storage.sql.store import SqlStore
 from flowllm.storage.sql.writer import Failpoints
 from tests.support.owners import Stranger, end, execute, silence
@@ -121,6 +122,29 @@ async def test_who_holds_its_own_row_is_alive_and_not_waited_for(store: SqlStore
             assert not waits
     assert isinstance(task.exception(), RunOwned)
     await other.close()
+
+
+async def test_a_run_is_deleted_once_nothing_was_heard_of_its_process_between_two_looks(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the database was away the lease of a process that goes on may be over, too."""
+    await store.create_run(run("r1", owner=ME))
+    stranger, sleep = Stranger(store._engine), asyncio.sleep
+    execute(store._engine, "UPDATE runs SET process = ?", stranger.number)
+    monkeypatch.setattr(sql, "SECOND_LOOK", 0.0123)
+
+    async def hearing(seconds: float) -> None:
+        if seconds == sql.SECOND_LOOK:
+            execute(store._engine, "UPDATE processes SET lease_until = database_now() + 60")
+        await sleep(seconds)
+
+    stranger.dies()
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(asyncio, "sleep", hearing)
+        with pytest.raises(RunOwned):
+            await store.delete_runs([R1])
+    stranger.dies()
+    assert await store.delete_runs([R1]) == 1
 
 
 async def test_a_range_of_another_attempt_at_the_run_is_given_back(store: SqlStore) -> None:
