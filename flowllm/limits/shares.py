@@ -28,6 +28,8 @@ GIVING = 0.1
 """Seconds until one reports that it holds less, as it is to."""
 LEASE = 8.0
 """Seconds for which a share holds that is not renewed, at least."""
+LONGEST_TOLD = 60.0
+"""Seconds of a server's pause that others are told of: each finds out by itself about one at which it may give up."""
 CROWD = 100
 TURN = 4.0
 """Seconds for which one keeps what is not enough for all."""
@@ -83,12 +85,13 @@ def balance(report: Report, ledger: Ledger) -> Balance:
     held = sum(share.fraction for share in others)
     pool = _refilled(ledger, pool, report, over)
     free = max(0.0, 1 - held - me.fraction)
+    paused = pool.paused_until if pool.paused_until <= now + LONGEST_TOLD else 0.0  # else the clock was set back
     again = mine is not None and 0 < report.number == mine.number
     pool = replace(
         pool,
         requests=min(free, pool.requests + (0.0 if again else report.requests)),
         tokens=min(free, pool.tokens + (0.0 if again else report.tokens)),
-        paused_until=max(pool.paused_until, report.paused_until),
+        paused_until=max(paused, report.paused_until),
     )
     ended = [_ghost(share) for share in over if any(share.windows.values())]
     if report.leaving:
@@ -120,7 +123,7 @@ def _living(ledger: Ledger) -> tuple[list[Share], list[Share], list[int]]:
         if share.process == ledger.process:
             continue
         if share.ended:
-            if share.until <= ledger.now:
+            if not ledger.now < share.until <= latest + max(map(float, share.windows), default=0.0):
                 remove.append(share.process)
         elif share.process in ledger.gone or not ledger.now < share.until <= latest:
             over.append(replace(share, until=min(share.until, ledger.now)))

@@ -12,7 +12,7 @@ from flowllm.limits.account_limiter import AccountLimiter
 from flowllm.limits.adaptive import ModelLimits
 from flowllm.limits.limiter import Limiter
 from flowllm.limits.rates import HeldShare
-from flowllm.limits.shares import GIVING, HUNGRY, balances, pause
+from flowllm.limits.shares import GIVING, HUNGRY, LONGEST_TOLD, balances, pause
 
 A = TypeVar("A", bound=Hashable)
 LASTING: Final = 2.0
@@ -23,8 +23,6 @@ CAREFUL: Final = 0.5
 """Seconds before its end from which a share is not used any more."""
 PROMPT: Final = 0.5
 """Seconds within which a transaction says what the database's clock is."""
-LONGEST_TOLD: Final = 60.0
-"""Seconds of a server's pause that others are told of: each finds out by itself about one at which it may give up."""
 
 
 class SharedScope:

@@ -332,3 +332,20 @@ def test_a_clock_that_was_set_back_keeps_no_share_for_ever() -> None:
     database = Database()
     database.write(balance(Report(), database.ledger(1, 86_400.0)))
     assert database.write(balance(Report(), database.ledger(2, 1.0))).fraction == 1.0
+
+
+def test_a_clock_that_was_set_back_keeps_nobody_waiting_for_a_pause_that_is_over() -> None:
+    database = Database()
+    database.write(balance(Report(paused_until=86_430.0), database.ledger(1, 86_400.0)))
+    assert database.write(balance(Report(), database.ledger(1, 86_401.0))).paused_until == 86_430.0
+    assert database.write(balance(Report(), database.ledger(1, 1.0))).paused_until == 0.0
+
+
+def test_a_clock_that_was_set_back_keeps_nothing_of_what_the_dead_have_sent() -> None:
+    database, most = Database(), {"1.0": 9}
+    database.write(balance(Report(most=most, sent=most), database.ledger(1, 86_400.0)))
+    database.gone.add(1)
+    database.write(balance(Report(most=most), database.ledger(2, 86_401.0)))
+    assert database.shares[1].ended
+    database.write(balance(Report(most=most), database.ledger(2, 1.0)))
+    assert 1 not in database.shares
