@@ -140,7 +140,7 @@ class Place:
 
     @contextmanager
     def script(self, text: str, **more: str) -> Iterator[subprocess.Popen[str]]:
-        """Run it; whatever is left of it at the end is killed."""
+        """Run it, and end it."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "FLOWLLM_"))}
         process = subprocess.Popen(
             ["bash", "-c", text],
@@ -155,9 +155,10 @@ class Place:
         try:
             yield process
         finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                    os.killpg(process.pid, number)
+                    process.communicate(timeout=30)
 
     def slurm(self) -> Any:
         return self.script(SLURM, SLURM_JOB_ID="7", SLURM_NTASKS="3")
