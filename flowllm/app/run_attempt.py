@@ -213,6 +213,9 @@ class RunAttempt:
         nodes that were woken."""
         while True:
             await self._clock.sleep(WATCHED_EVERY)
+            if (lost := self._store.lost(context.lease)) is not None:
+                context.broke(lost)
+                return
             self._store.note_gauges(self._gauges())
             self._limiter.count_waits()
             self._store.note_waits(context.lease, context.waits())

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from flowllm.core.errors import OwnershipLost
 from flowllm.core.shares import Decide, Grant
 from flowllm.core.types import Json, NodeId, NodeStatus, RunId, RunStatus
 from flowllm.storage.browsing import Browsing
@@ -79,6 +80,11 @@ class Store(History, Browsing, Comparing, Following, PastReads, Ranges, ResultRe
     async def join_run(self, run_id: RunId) -> RunLease:
         """Register this process as one that works on a run that another has: its lease, which is void as soon as this process
         is held for dead or the run is claimed again. Raises RunNotFound."""
+        ...
+
+    def lost(self, lease: RunLease) -> OwnershipLost | None:
+        """The error if this process has found that others took it for dead, so that the lease is void: who waits for its share of
+        a limit writes nothing, and would not hear of it."""
         ...
 
     def leave_run(self, run_id: RunId) -> None:

@@ -31,7 +31,7 @@ from flowllm.storage.monitoring import Gauge, Learned, SuspensionRecord
 from flowllm.storage.sql import actions, item_matching, shares, statements
 from flowllm.storage.sql.browsing import BrowsingReader
 from flowllm.storage.sql.engine import Engine
-from flowllm.storage.sql.faults import run_not_found
+from flowllm.storage.sql.faults import ownership_lost, run_not_found
 from flowllm.storage.sql.flights import sent_by_others
 from flowllm.storage.sql.following import FollowingReader
 from flowllm.storage.sql.outputs import ChosenOutputs, StoredOutputs, StoredResults
@@ -141,6 +141,10 @@ class SqlStore(BrowsingReader, ComparingReader, FollowingReader, PastReader, Ran
         if epoch is None:
             raise run_not_found(run_id)
         return RunLease(run_id=run_id, epoch=epoch)
+
+    def lost(self, lease: RunLease) -> OwnershipLost | None:
+        holder = self.presence.holder(lease.run_id)
+        return None if holder in {None, self.presence.number} else ownership_lost(lease, -lease.epoch)
 
     def leave_run(self, run_id: RunId) -> None:
         self.presence.drop(run_id)

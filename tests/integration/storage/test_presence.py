@@ -323,3 +323,16 @@ async def test_one_that_works_on_the_run_of_another_writes_until_it_is_held_for_
         await other.join_run(RunId("unknown"))
     other.leave_run(R1)
     await other.close()
+
+
+async def test_one_that_was_ended_hears_of_it_also_without_a_write(disk: SqlStore, path: Path) -> None:
+    lease = lease_of(await disk.create_run(run("r1", owner=ME)))
+    assert disk.lost(lease) is None
+    end(path)
+    disk.presence._due = time.monotonic()
+    await disk.commit(memo=answer("a"))  # a heartbeat comes with it
+    assert isinstance(disk.lost(lease), OwnershipLost)
+    again = lease_of(await disk.claim_run(R1, ME))
+    assert disk.lost(again) is None
+    await disk.finish_run(again, **DONE)
+    assert disk.lost(again) is None

@@ -24,6 +24,8 @@ TAKEN_OVER = 15.0
 """Seconds in which somebody has a run whose process was killed."""
 AT_ONCE = 2.0
 """The same where one of those who want it is of the same machine."""
+HANGS = 3600.0
+"""Seconds in which all has ended, if it ever does."""
 PATIENCE = 0.5
 """Seconds between looks at whether a run is free."""
 
@@ -112,13 +114,15 @@ class Run:
             while len(self.crew) < wanted:
                 self._start()
             await asyncio.sleep(draw.choice([0.05, 6.0]) * draw.random())
+            if self.world.now > HANGS:
+                raise Broken(f"P10: {self.name} does not come to its end")
             if self.faults and draw.random() < 0.5:
                 self.faults -= 1
                 await self._disturb(draw.choice(self._busy() or self.crew))
         for one in self.crew:
             self._go_on(one)
-            if not one.dead:
-                await asyncio.wait([one.task])
+            if not one.dead and (await asyncio.wait([one.task], timeout=HANGS))[1]:
+                self.world.break_(f"P10: {one} does not come to its end")
 
     def _busy(self) -> list[Process]:
         return [one for one in self.crew if one.open and not one.gate.shut]

@@ -50,9 +50,11 @@ class World:
         self.server = server(self)
         self.processes: list[Process] = []
         self.broken: list[str] = []
-        self.owners: dict[str, tuple[int, int | None]] = {}
-        """Of each run: its epoch, and the registration that has it."""
+        self.epochs: dict[str, int] = {}
+        """Of each run."""
         self.registered: dict[int, Process] = {}
+        """By their numbers at the database: one may register again."""
+        self.ended: set[int] = set()
         self.claimed: dict[str, list[tuple[float, Process]]] = {}
         self.repeats = 0
         """So many requests may have been sent in vain, as their process could not come to their end."""
@@ -79,43 +81,42 @@ class World:
     def writing(self, process: Process, jobs: Sequence[Job]) -> Iterator[None]:
         """A process commits a group."""
         yield
-        for job in jobs:
-            if job.error is None:
-                process.noted(job)
-        rows = self.database.rows("SELECT run_id, epoch, process, status FROM runs")
-        here = {run: (epoch, owner) for run, epoch, owner, _ in rows}
-        for run, (epoch, owner) in here.items():
-            before = self.owners.get(run, (0, None))
-            if epoch != before[0]:
-                self._claimed(process, run, before[1], owner)
-        self.owners = here
-        ended = {
-            number for (number,) in self.database.rows("SELECT process_id FROM processes WHERE ended_at IS NOT NULL")
-        }
-        for job in jobs:
-            if job.error is None:
-                self._check_fence(process, job, ended)
+        done = [job for job in jobs if job.error is None]
+        for job in done:
+            process.noted(job)
+        if process.store.presence.number is not None:
+            self.registered[process.store.presence.number] = process
+        query = "SELECT process_id FROM processes WHERE ended_at IS NOT NULL"
+        ended = {number for (number,) in self.database.rows(query)}
+        for number in sorted(ended - self.ended):
+            self._check_end(process, self.registered[number])
+        self.ended = ended
+        self._check_claims(process)
+        for job in done:
+            self._check_fence(process, job)
 
-    def _claimed(self, process: Process, run: str, before: int | None, owner: int) -> None:
-        self.registered[owner] = process
-        process.fenced_with = None
-        self.claimed.setdefault(run, []).append((self.now, process))
-        if before is None or before == owner:
-            return
-        former = self.registered[before]
+    def _check_end(self, process: Process, former: Process) -> None:
+        """A process was ended, by itself or another one."""
         if former is process or former.dead or former.done:
             return
-        if former.silent(STALLED if former.machine is process.machine else LEASE):
-            former.fence()
-        else:
-            self.break_(f"P6: {process} took {run} from {former}, which is alive")
+        if not former.silent(STALLED if former.machine is process.machine else LEASE):
+            self.break_(f"P6: {process} ended {former}, which is alive")
+        former.fence()
 
-    def _check_fence(self, process: Process, job: Job, ended: set[int]) -> None:
+    def _check_claims(self, process: Process) -> None:
+        here = dict(self.database.rows("SELECT run_id, epoch FROM runs"))
+        for run, epoch in here.items():
+            if epoch != self.epochs.get(run):
+                process.claimed(run)
+                self.claimed.setdefault(run, []).append((self.now, process))
+        self.epochs = here
+
+    def _check_fence(self, process: Process, job: Job) -> None:
         for lease in job.unit.leases:
-            epoch, _ = self.owners.get(lease.run_id, (0, None))
+            epoch = self.epochs.get(lease.run_id)
             if epoch != lease.epoch:
                 self.break_(f"P6: {process} wrote under epoch {lease.epoch} of {lease.run_id}, which is at {epoch}")
-            if process.store.presence.holder(lease.run_id) in ended:
+            if process.store.presence.holder(lease.run_id) in self.ended:
                 self.break_(f"P6: {process} was ended, and wrote under its lease of {lease.run_id}")
 
     @contextlib.asynccontextmanager
@@ -157,8 +158,8 @@ class Process:
         self.task: asyncio.Task[object] | None = None
         self.dead = False
         self.buried = False
-        self.open: set[str] = set()
-        """Attempts on record without an outcome."""
+        self.open: dict[str, str] = {}
+        """The run of each attempt on record without an outcome."""
         self.fenced_with: int | None = None
         """So many requests may still go out that it put on record before others took its run."""
         self.sent = 0
@@ -223,6 +224,7 @@ class Process:
         """Others have taken what it had."""
         self.world.repeats += len(self.open)
         self.fenced_with = len(self.open)
+        self.open.clear()
 
     def silent(self, seconds: float) -> bool:
         """Whether it may not have been heard of for so long: it stood still, and hardly has had time since."""
@@ -248,8 +250,18 @@ class Process:
     def noted(self, job: Job) -> None:
         """A unit of its is on record."""
         if job.unit.opens and not job.passed:
-            self.open.add(job.unit.opens)
-        self.open.discard(job.unit.closes)
+            self.open[job.unit.opens] = job.unit.leases[0].run_id
+        self.open.pop(job.unit.closes, None)
+
+    def claimed(self, run: str) -> None:
+        """It has a run; what others have on their way of that run counts no more."""
+        self.fenced_with = None
+        for process in self.world.processes:
+            if not process.dead:
+                lost = [attempt for attempt, of in process.open.items() if of == run]
+                self.world.repeats += len(lost)
+                for attempt in lost:
+                    del process.open[attempt]
 
     async def send(self, request: ChatRequest) -> Completion:
         self.check()
