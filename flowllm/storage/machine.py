@@ -16,6 +16,7 @@ _PROC: Final = Path("/proc")
 _ZOMBIE: Final = frozenset("ZX")
 _STARTED: Final = 19
 """Where the start stands in /proc/PID/stat, behind the name; in ticks since the machine was booted."""
+_UNKNOWN: Final = uuid.uuid4().hex
 _SLACK: Final = 5.0
 """Seconds by which a start that is reckoned from ticks may be off."""
 
@@ -87,7 +88,8 @@ def _name() -> str:
         boot = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {(_PROC / 'self/ns/pid').readlink()}"
     except OSError:
-        return f"{socket.gethostname()} {uuid.getnode():x}"
+        # Containers of several machines may have one host name and one address: where there are such, nothing is known for sure
+        return _UNKNOWN if _PROC.exists() else f"{socket.gethostname()} {uuid.getnode():x}"
 
 
 def _booted_at() -> float:

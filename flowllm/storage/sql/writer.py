@@ -327,6 +327,7 @@ class Writer:
         try:
             connection = self._connect()
             if again and self._engine.settled(connection):
+                self._forget_kept(after_results)
                 return None
             for job in jobs if again else ():
                 job.reset()
@@ -346,12 +347,16 @@ class Writer:
             return error
         if beats:
             self.presence.beaten()
-        if after_results and self._spill.holds:
-            with contextlib.suppress(OSError):  # written once more, they change nothing
-                self._spill.clear()
+        self._forget_kept(after_results)
         if self._failpoints.after_commit is not None:
             self._failpoints.after_commit()
         return None
+
+    def _forget_kept(self, after_results: bool) -> None:
+        """The results that could not be written before are, now."""
+        if after_results and self._spill.holds:
+            with contextlib.suppress(OSError):  # written once more, they change nothing
+                self._spill.clear()
 
     def _keep(self, say: Callable[[Connection], None]) -> None:
         """Say that this process is alive, or has ended. What is wrong with the database those hear who wait for something."""

@@ -170,6 +170,27 @@ async def test_who_is_stopped_meanwhile_keeps_results_beside_it(
         await is_whole(store, ["a"])
 
 
+async def test_results_that_were_kept_do_not_come_over_what_was_written_behind_them(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were brought in by a transaction whose end was not heard of."""
+    monkeypatch.setattr(patience, "LONGEST", 0.1)
+    async with opened(proxy.url) as store:
+        lease = lease_of(await store.create_run(run("r1", owner=ME)))
+        writes = [NodeWrite(lease=lease, node=node("a", "r1", output=text)) for text in ("old", "new")]
+        proxy.refuses.set()
+        proxy.cut()
+        with pytest.raises(StorageFailed, match="are kept in"):
+            await store.commit(nodes=writes[:1])
+        monkeypatch.setattr(patience, "LONGEST", 300.0)
+        proxy.refuses.clear()
+        commits = iter([False, True])  # the first one is of the connection
+        proxy.after_commit = lambda: next(commits, False)
+        await store.commit(nodes=writes[1:])
+        await store.commit(memo=answer("x"))
+        assert [one.output for one in await store.nodes(R1)] == ["new"]
+
+
 @pytest.mark.parametrize("hidden", [False, True])
 async def test_behind_a_pooler_that_spreads_transactions_over_its_connections(url: str, hidden: bool) -> None:
     with tempfile.TemporaryDirectory() as folder, pooled(url, Path(folder), hidden=hidden) as pooler:

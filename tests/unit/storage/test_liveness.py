@@ -9,9 +9,11 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from flowllm.storage import machine as machines
 from flowllm.storage.liveness import LEASE, STALLED, ProcessRecord, Standing, standing
 from flowllm.storage.machine import Machine, started_at
 
@@ -71,6 +73,19 @@ def test_a_machine_knows_its_processes_until_they_end_also_before_they_are_reape
         child.kill()
         child.communicate()
     assert machine.has(one) is False
+
+
+def test_where_boots_cannot_be_told_apart_nothing_is_known_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Containers of two machines may have one name and one address, and each a process 1."""
+    monkeypatch.setattr(machines, "_PROC", tmp_path)
+    mine = Machine().name
+    assert Machine().name == mine
+    monkeypatch.setattr(machines, "_UNKNOWN", "of another process")
+    assert Machine().has(replace(ONE, machine=mine, pid=os.getpid())) is None
+    monkeypatch.setattr(machines, "_PROC", tmp_path / "none")
+    assert Machine().name.startswith(f"{socket.gethostname()} ")
 
 
 def test_a_pid_that_no_system_has_is_nobodys() -> None:
