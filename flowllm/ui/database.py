@@ -147,7 +147,8 @@ class Database:
 def _older(url: str) -> FlowLLMError:
     return UsageError(
         f"The database {url} was made by an older flowllm.",
-        hint=f"`flowllm db upgrade --db {quote(url)}` brings it up to date, with a backup beside it; this page goes on by itself then.",
+        hint=f"`flowllm db upgrade --db {quote(url)}` brings it up to date{'' if is_postgres(url) else ', with a backup beside it'}; "
+        "this page goes on by itself then.",
     )
 
 

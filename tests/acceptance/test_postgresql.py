@@ -11,11 +11,15 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
+from flowllm.core.clock import SystemClock
+from flowllm.core.errors import UsageError
 from flowllm.storage.open import pulse_of
+from flowllm.ui.database import Database
 from tests.support.postgres import ask, database
 from tests.support.project import Project, prompts, until
 from tests.support.server import Server
 
+pytestmark = pytest.mark.anyio
 SECRET = "canary-4711"
 STEPS = prompts(first="first of {{ inputs.topic }}", second="second of {{ first }}")
 
@@ -131,6 +135,17 @@ def test_the_page_hears_of_what_is_written(project: Project, server: Server, url
         nothing = pulse_of(empty)
         assert nothing.beat() is not None
         nothing.close()
+
+
+async def test_a_page_over_an_older_database_says_what_brings_it_up_to_date(url: str) -> None:
+    ask(url, "UPDATE alembic_version SET version_num = '0011'")
+    shown = Database(url, clock=SystemClock())
+    with pytest.raises(UsageError, match="made by an older flowllm") as caught:
+        await shown.store()
+    assert "flowllm db upgrade --db" in caught.value.hint
+    assert "backup" not in caught.value.hint
+    assert SECRET not in f"{caught.value.message} {caught.value.hint} {shown.option}"
+    await shown.close()
 
 
 def test_what_is_installed_without_the_driver_says_how_to_get_it(project: Project, tmp_path: Path) -> None:
