@@ -342,6 +342,7 @@ class FlowLLM(RecordedRuns):
             clock=self._clock,
             prices=project.prices,
             all_simulated=options.provider == SIMULATED,
+            database=self._settings.database,
         )
 
     def _prepare(

@@ -56,6 +56,7 @@ class Providers:
         clock: Clock,
         prices: Mapping[str, Mapping[str, float]],
         all_simulated: bool = False,
+        database: str = "",
     ) -> None:
         self._workflow = workflow
         self.environ = environ
@@ -65,7 +66,7 @@ class Providers:
         self._all_simulated = all_simulated
         self._made: dict[str, Provider] = {}
         self._claim: Callable[[str, Provider], None] | None = None
-        credentials = find_credentials(workflow.providers.values(), environ)
+        credentials = find_credentials(workflow.providers.values(), environ, database)
         self.redactor = Redactor({*credentials.values, *workflow.literals})
         """Knows what is secret to the run: of all providers, also of those that no step has named yet."""
         self.private = credentials.variables - set(workflow.secrets)
@@ -291,18 +292,21 @@ class Credentials:
     """Of the environment; what a step starts does not see them unless the workflow asks for them."""
 
 
-def find_credentials(providers: Iterable[ProviderSettings], environ: Mapping[str, str]) -> Credentials:
+def find_credentials(
+    providers: Iterable[ProviderSettings], environ: Mapping[str, str], database: str = ""
+) -> Credentials:
     """The credentials that these providers take from the environment, or have in their base URLs; and passwords of proxies and
-    of the database."""
+    of the database, wherever that is named: others see the words of a command."""
     names, urls = {"OPENAI_API_KEY"}, [environ.get("OPENAI_BASE_URL", "")]
     urls += [text for name, text in environ.items() if name.lower().endswith("_proxy")]
     for settings in providers:
         names |= {settings.api_key_env or "OPENAI_API_KEY", *_of_headers(settings.headers, environ)}
         urls.append(settings.base_url or "")
-    database = set(passwords_of(environ.get(DATABASE, "")))
-    names |= {DATABASE} if database else set()
+    databases = (database, environ.get(DATABASE, ""))
+    names |= {DATABASE} if any(passwords_of(databases[1])) else set()
     values = {environ.get(name, "").strip() for name in names}
-    values |= {one for one in database if len(one) >= _CERTAIN and one != urlsplit(environ[DATABASE]).username}
+    for url in databases:
+        values |= {one for one in passwords_of(url) if len(one) >= _CERTAIN and f"//{one}:{one}@" not in url}
     for url in urls:
         values |= set(passwords_of(url))
     values = {value for value in values if not is_placeholder(value)}

@@ -23,3 +23,4 @@ def test_the_password_of_the_database_is_told_to_no_command(url: str, hidden: bo
     assert (DATABASE in found.variables) is hidden
     assert found.values - {url} == values
     assert "HOME" not in found.variables
+    assert find_credentials([], {}, url).values == values
