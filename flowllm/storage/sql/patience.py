@@ -17,7 +17,7 @@ BRIEFLY: Final = 10.0
 """one that only reads,"""
 HURRIED: Final = 5.0
 """and one that is being stopped."""
-SLOWEST: Final = 5.0
+SLOWEST: Final = 2.0
 """Seconds between two tries at most."""
 QUIET: Final = 1.0
 """Seconds after which somebody is told."""
@@ -77,9 +77,8 @@ class Patience:
             return False
         if waited > QUIET and not self._told:
             self._told = True
-            self.told(
-                f"{self._engine.explain(error)} Waiting for it, up to {LONGEST / 60:.0f} minutes; nothing is sent meanwhile"
-            )
+            what = getattr(self._engine.explain(error), "message", str(error))
+            self.told(f"{what} Waiting for it, up to {LONGEST / 60:.0f} minutes; nothing is sent meanwhile")
         self._rest(self._pause)
         self._pause = min(SLOWEST, 2 * self._pause)
         return True

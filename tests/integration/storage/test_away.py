@@ -139,6 +139,7 @@ async def test_a_server_that_is_gone_is_waited_for_and_that_is_told(
         assert not begins.done()  # so nothing is sent
         assert "cannot be reached" in told[0] or "connection" in told[0]
         assert "Waiting for it" in told[0]
+        assert "resume" not in told[0]  # it goes on by itself
         proxy.refuses.clear()
         await begins
         assert (await reads).run_id == "r1"
