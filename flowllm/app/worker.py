@@ -159,4 +159,5 @@ def pool_of(
     own = {"FLOWLLM_DATABASE_URL": url}
     if settings.path is not None:
         own["FLOWLLM_CONFIG"] = str(settings.path.absolute())
-    return LocalWorkers(workers or 0, {**settings.environ, **own}), []
+    alone = [] if workers else ["no worker is started: items wait for those that join, with `flowllm work`"]
+    return LocalWorkers(workers or 0, {**settings.environ, **own}), alone

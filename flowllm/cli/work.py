@@ -20,6 +20,7 @@ from flowllm.cli.signals import StopOnSignals
 from flowllm.core.cancel import StopSignal
 from flowllm.reporting.base import Observer
 from flowllm.reporting.progress import Notices
+from flowllm.storage.address import name_of
 from flowllm.storage.base import RunRecord
 
 
@@ -63,8 +64,13 @@ async def _work(run: str | None, idle: float | None, *, quiet: bool, started: bo
             with StopOnSignals(stop, say=screen.line):
                 if started:
                     _end_with_input(stop)
-                wanted = None if run is None else (await find_run(app.store, run)).run_id
-                await app.work(wanted, idle=idle, observers=observers, tell=screen.line, stop=stop, started=started)
+                wanted = None if run is None else await find_run(app.store, run)
+                if not quiet and wanted is None:
+                    screen.line(f"waiting for items of runs at {name_of(app.database)}")
+                elif not quiet and wanted is not None and wanted.finished_at is not None:
+                    screen.line(f"run {wanted.run_id} is over ({wanted.status}): there is nothing to do")
+                run_id = None if wanted is None else wanted.run_id
+                await app.work(run_id, idle=idle, observers=observers, tell=screen.line, stop=stop, started=started)
         finish_process(0)
     return 0
 

@@ -129,12 +129,14 @@ def test_who_joins_works_and_who_is_told_to_leave_gives_back_what_it_has(anywher
             until(lambda: len(server.requests) >= 20, "work", of=first)
             first.send_signal(signal.SIGTERM)
             left = anywhere.finish(first)
-        assert left.code == 0, left.said
+        assert (left.code, "waiting for items of runs" in left.err) == (0, True), left.said
         assert len(server.requests) < 100
         second = anywhere.start("work", "last")
         with killed_at_exit(second):
             outcome, worked = anywhere.finish(process), anywhere.finish(second)
     assert (outcome.code, worked.code) == (0, 0), outcome.said + worked.said
+    assert "no worker is started" in outcome.err
+    assert "is over (succeeded): there is nothing to do" in anywhere.cli("work", "last").err
     each_once(anywhere.folder / "out.jsonl", 100)
     assert len(server.requests) == 100, "something was asked twice"
 
