@@ -28,6 +28,10 @@ SLOW = 0.25
 """Seconds from one look at what workers report to the next: after one that found something, and at most."""
 HOPED = 5.0
 """Seconds for which a worker that wants to have something to do is believed to be there."""
+FEW = 500
+"""Items with workers below which it looks quickly: of more there is enough to do meanwhile."""
+HEARD = 20
+"""Reports that were taken note of from which on they are removed, also if there is nothing else to write."""
 LOOKED = 1.0
 """Seconds from one look whether workers are alive to the next."""
 SETTLING = 2.0
@@ -244,7 +248,8 @@ class Coordinator:
         try:
             pause = QUICK
             while await self._turn():
-                pause = QUICK if self._moved.is_set() else min(SLOW, pause * 1.5)
+                few = sum(foreach.out for foreach in self._foreaches.values()) < FEW
+                pause = QUICK if few and self._moved.is_set() else min(SLOW, pause * 1.5) if few else SLOW
                 self._moved.clear()
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), pause)
@@ -286,7 +291,7 @@ class Coordinator:
         for foreach in self._foreaches.values():
             cut = foreach.ranges(max(0, self.workers + 1 - foreach.free)) if self.workers else ()
             offered += [self._range(foreach, items) for items in cut]
-        if offered or self._heard:
+        if offered or len(self._heard) >= HEARD or (self._heard and not self._out):
             heard, self._heard = self._heard, []
             await self._store.offer_ranges(self._lease, offered, heard=heard)
             self._known.difference_update(heard)
