@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -10,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from flowllm.core.clock import SystemClock
+from flowllm.core.types import RunId
+from flowllm.storage.open import open_store
 from tests.support.dataset import each_once, json_lines, lines, texts
 from tests.support.over import one_step, two_steps
 from tests.support.project import Project, killed_at_exit, until
@@ -286,3 +290,25 @@ def test_a_worker_waits_for_a_run_whose_process_was_killed_and_goes_on_with_who_
     each_once(project.folder / "out.jsonl", 120)
     assert len({seen.prompt for seen in server.requests}) == 120
     assert len(server.requests) <= 120 + IN_FLIGHT
+
+
+def test_what_waits_for_a_worker_that_never_comes_is_executed_by_the_run_itself(
+    project: Project, server: Server
+) -> None:
+    async def promise(run_id: RunId) -> None:
+        store = await open_store(str(project.database), clock=SystemClock())
+        assert await store.want_range(run_id)
+        until(lambda: project.rows("SELECT * FROM ranges"), "rows for a worker")
+        assert project.rows("SELECT count(*) FROM ranges WHERE status <> 'free'") == [(0,)]
+        await store.close()
+
+    server.latency = 0.1
+    texts(project.folder / "rows.jsonl", 150)
+    process = project.start("run", one_step(project, limits={"max_concurrent": 4}), *OUT)
+    with killed_at_exit(process):
+        until(lambda: len(server.requests) >= 4, "its own work", of=process)
+        asyncio.run(promise(RunId(project.run_ids()[0])))
+        outcome = project.finish(process)
+    assert outcome.code == 0, outcome.said
+    each_once(project.folder / "out.jsonl", 150)
+    assert len(server.requests) == 150
