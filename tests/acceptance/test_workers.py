@@ -312,3 +312,63 @@ def test_what_waits_for_a_worker_that_never_comes_is_executed_by_the_run_itself(
     assert outcome.code == 0, outcome.said
     each_once(project.folder / "out.jsonl", 150)
     assert len(server.requests) == 150
+
+
+def test_what_workers_did_is_reused_by_a_resume_without_them_and_the_other_way_round(project: Project) -> None:
+    project.write(
+        "own.py",
+        """
+        from pathlib import Path
+
+        def use(all, rows, one):
+            with open("calls.txt", "a") as file:
+                file.write(f"{one}\\n")
+            return [one, len(all), len(rows), all[one % 3]]
+
+        def check(done):
+            if not Path("ready").exists():
+                raise ValueError("not ready")
+            return done
+        """,
+    )
+    each = {
+        "foreach": "{{ range(12) | list }}",
+        "python": "./own.py:use",
+        "with": {"all": "{{ kinds }}", "rows": "{{ steps.kinds.rows }}", "one": "{{ item }}"},
+    }
+    check = {"python": "./own.py:check", "with": {"done": "{{ each | length }}"}}
+    kinds = {"foreach": [1, 2, 3], "prompt": "kind {{ item }}"}
+    file = project.flow(
+        limits=LIMITS, steps={"kinds": kinds, "each": each, "check": check}, outputs={"each": "{{ each }}"}
+    )
+    for first, then in ((("--workers", 1), ()), ((), ("--workers", 1))):
+        project.json("run", file, *first, code=1)
+        project.write("ready", "")
+        done = project.json("resume", *then)
+        assert done["outputs"]["each"][4][:3] == [4, 3, 3]
+        (project.folder / "ready").unlink()
+        calls = (project.folder / "calls.txt").read_text().split()
+        assert sorted(map(int, calls)) == list(range(12)), "something was executed twice"
+        (project.folder / "calls.txt").unlink()
+
+
+def test_what_items_save_is_written_once_by_the_process_that_has_the_run(project: Project, server: Server) -> None:
+    file = project.flow(
+        limits=LIMITS,
+        steps={
+            "each": {
+                "foreach": ["a", "b", "a b", "b"],
+                "as": "name",
+                "prompt": "{{ name }} {{ index }}",
+                "save": "out/{{ name | slug }}.txt",
+                "on_error": "continue",
+            }
+        },
+        outputs={"each": "{{ each }}"},
+    )
+    split = project.json("run", file, "--workers", 1)
+    each = split["outputs"]["each"]
+    assert each.count(None) == 1, "two items have one path, which the second one cannot have"
+    saved = {path.name: path.read_text() for path in (project.folder / "out").iterdir()}
+    assert saved == {"a.txt": each[0], "a-b.txt": each[2], "b.txt": each[1] or each[3]}
+    assert split["steps"]["each"]["counts"]["failed"] == 1
