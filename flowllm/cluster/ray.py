@@ -191,7 +191,11 @@ class Helper:
 
 async def _result(reference: Any) -> Any:
     """What it becomes. Ray's client does not bear that a future of its own is cancelled, so that is never handed on."""
-    return await asyncio.shield(asyncio.wrap_future(reference.future()))
+    found = asyncio.wrap_future(reference.future())
+    found.add_done_callback(
+        lambda done: done.cancelled() or done.exception()
+    )  # heard, also where nobody waits any more
+    return await asyncio.shield(found)
 
 
 async def connect(opening: dict[str, Json]) -> None:
