@@ -36,6 +36,8 @@ DEATHS: Final = 4
 """How often in a row a worker is started again that dies soon,"""
 STEADY: Final = 60.0
 """within so many seconds."""
+FINISHING: Final = 60.0
+"""Seconds that workers get to finish what they have in flight."""
 REACHABLE: Final = 5.0
 """Seconds in which the port of a cluster answers."""
 
@@ -70,6 +72,7 @@ class Helper:
         self._address = ""
         """Of the cluster, as its nodes see it."""
         self._workers: dict[int, Any] = {}
+        self._working: list[asyncio.Task[None]] = []
         self._stopped: set[int] = set()
         self._ended_at = 0.0
 
@@ -85,6 +88,11 @@ class Helper:
             self._send({"did": "failed", "message": _words(error)})
             return
         self._send({"did": "opened", "nodes": nodes})
+        with contextlib.suppress(EOFError, asyncio.IncompleteReadError):
+            await self._obey()
+        await self._end()
+
+    async def _obey(self) -> None:
         while True:
             message, data = await read_frame(self._reader)
             match message["do"]:
@@ -95,17 +103,25 @@ class Helper:
                 case "cancel":
                     self._start(self._cancel(message["id"]))
                 case "work":
-                    self._start(self._work(message, json.loads(data)))
+                    self._working.append(self._start(self._work(message, json.loads(data))))
                 case "stop":
                     self._stop(message["id"], cancel=message["cancel"])
                 case "close":
                     break
+
+    async def _end(self) -> None:
+        """Let workers whose run's process was killed finish what they have in flight, and what was printed come."""
+        for number in self._workers:
+            self._stop(number, cancel=False)
+        if self._working:
+            await asyncio.wait(self._working, timeout=FINISHING)
         await asyncio.sleep(max(0.0, self._ended_at + LOGS_LATE - asyncio.get_running_loop().time()))
 
-    def _start(self, work: Any) -> None:
-        task = asyncio.ensure_future(work)
+    def _start(self, work: Any) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def _send(self, message: dict[str, Json], data: bytes = b"") -> None:
         self._writer.write(frame(message, data))

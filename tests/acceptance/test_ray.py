@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -209,8 +208,9 @@ def listening(pids: list[int]) -> set[str]:
     return found
 
 
-def local_folders() -> set[str]:
-    return {path.name for path in Path(tempfile.gettempdir()).glob("flowllm-ray-*")}
+def folder_of(leader: int) -> Path:
+    """Where Ray has its files, as its process was told."""
+    return Path(Path(f"/proc/{leader}/cmdline").read_text().split("\0")[-2])
 
 
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F"}
@@ -229,32 +229,32 @@ def test_ctrl_c_interrupts_what_is_under_way_there(project: Project, head: Head)
 
 
 def test_a_local_cluster_listens_on_loopback_alone_and_ends_with_its_run(project: Project) -> None:
-    before = local_folders()
     run = Run(project, "ray")
     with killed_at_exit(run.process):
         pids = run.until_begun()
+        folder = folder_of(pids[0])
         found = listening(pids)
         assert found
         assert found <= LOOPBACK
         run.end(signal.SIGKILL)
-    nothing_is_left(pids, before)
+    nothing_is_left(pids, folder)
 
 
 def test_a_run_whose_process_of_ray_is_killed_is_paused(project: Project, head: Head) -> None:
-    before = local_folders()
     run = Run(project, head.node, **head.environ)
     with killed_at_exit(run.process):
         pids = run.until_begun()
+        folder = folder_of(pids[0])
         os.kill(pids[0], signal.SIGKILL)
         _, err = run.process.communicate(timeout=HANG)
         assert run.process.wait() == 3, err
         assert "ClusterDown: the connection to Ray is lost" in err
-    nothing_is_left(pids, before)
+    nothing_is_left(pids, folder)
 
 
-def nothing_is_left(pids: list[int], folders: set[str]) -> None:
+def nothing_is_left(pids: list[int], folder: Path) -> None:
     until(lambda: not any(alive(pid) for pid in pids), "Ray's processes to end")
-    until(lambda: local_folders() <= folders, "Ray's files to be removed")
+    until(lambda: not folder.exists(), "Ray's files to be removed")
 
 
 def actors(leader: int) -> list[int]:
