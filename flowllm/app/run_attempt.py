@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from flowllm.app.cluster_workers import ClusterWorkers
@@ -17,6 +18,7 @@ from flowllm.app.started import run_started
 from flowllm.app.wiring import allow_local, step_kinds
 from flowllm.app.worker_pool import PoolEvents, WorkerPool
 from flowllm.calls.budget import RunBudget
+from flowllm.calls.shared_budget import SharedBudget
 from flowllm.calls.single_flight import InFlightCalls
 from flowllm.cluster.base import Cluster
 from flowllm.core import descriptors
@@ -133,7 +135,11 @@ class RunAttempt:
             await remember(self._limiter, self._providers.accounts(), self._store, self._clock)
             await self._share()
             context = await self._context(kinds)
-            return await self._execute_run(context, token)
+            try:
+                return await self._execute_run(context, token)
+            finally:
+                if context.budget is not None:
+                    await context.budget.close()
 
         unheard = self._store.listen(self._notice)
         stop.listen(self, self._store.hurry)
@@ -220,6 +226,8 @@ class RunAttempt:
             self._limiter.count_waits()
             self._store.note_waits(context.lease, context.waits())
             with contextlib.suppress(StoreError):  # whoever writes next hears of it
+                if context.budget is not None:
+                    await context.budget.look()
                 await context.suspended.look()
                 if context.coordinator is not None:
                     await context.coordinator.look()
@@ -372,13 +380,19 @@ class RunAttempt:
             clock=self._clock,
         )
 
+    @property
+    def _splits(self) -> bool:
+        """Other processes may work at the run, too."""
+        return self._pool is not None or not unsplit(self._prepared, in_memory=self._shared.database is None)
+
     async def _budget(self) -> RunBudget | None:
         """The run's budget, with what its earlier attempts took."""
         budget = self._workflow.budget
         if budget is None:
             return None
-        spend = await self._store.spend(self._run.run_id)
-        return RunBudget(budget, spend)
+        if self._splits:
+            return SharedBudget(budget, partial(self._store.take_portion, self._run.run_id, budget), self._clock)
+        return RunBudget(budget, await self._store.spend(self._run.run_id))
 
     def _limits(self) -> dict[str, Json]:
         """How the accounts that this run used stand at its end."""

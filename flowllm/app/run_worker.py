@@ -76,6 +76,10 @@ class RunWorker(RunAttempt):
         """Seconds from one report to the next, unless a range is over."""
 
     @property
+    def _splits(self) -> bool:
+        return True
+
+    @property
     def _process(self) -> str:
         return self._me.process
 

@@ -47,23 +47,41 @@ class RunBudget:
                 hint="put its price under `prices` in flowllm.yaml",
             )
         waited = False
-        while not self._fits(reservation):
-            if not self._set_aside:
-                raise self._exceeded(reservation)
+
+        def waits() -> None:
+            nonlocal waited
             if waiting is not None and not waited:
                 waiting()
             waited = True
-            self._changed.clear()
-            await self._changed.wait()
-        self._set_aside.append(reservation)
+
+        while not self._fits(reservation):
+            await self._make_room(reservation, waits)
+        self._set(reservation)
         return waited
+
+    async def _make_room(self, more: BudgetReservation, waiting: Callable[[], None]) -> None:
+        """Wait until there may be enough. Raises BudgetExceeded."""
+        if not self._set_aside:
+            raise self._exceeded(more)
+        waiting()
+        self._changed.clear()
+        await self._changed.wait()
+
+    async def look(self) -> None:
+        """A second has passed."""
+
+    async def close(self) -> None:
+        """Nothing more is spent."""
+
+    def _set(self, reservation: BudgetReservation) -> None:
+        self._set_aside.append(reservation)
 
     def reserve_at_once(self, reservation: BudgetReservation) -> bool:
         """Set that much aside if it is there now; whether it was. It never is for a price that is unknown under a budget in
         dollars."""
         fits = self._fits(reservation) and (self._budget.usd is None or reservation.usd is not None)
         if fits:
-            self._set_aside.append(reservation)
+            self._set(reservation)
         return fits
 
     def reconcile(self, reservation: BudgetReservation, spend: Spend) -> None:

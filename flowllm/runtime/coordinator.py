@@ -342,8 +342,9 @@ class Coordinator:
                 self._figures(report.figures)
         await self._take_back(fresh)
         for report in fresh:
-            if report.over:
-                self._end_ranges([report.number], sent=True)
+            out = self._out.get(report.number)
+            if report.over or (report.given_back and out is not None and out.foreach.withdrawn):
+                self._end_ranges([report.number], sent=True)  # what is given back of what is not wanted nobody takes
             if report.stopped is not None:
                 self._stop(report.stopped)
 

@@ -96,7 +96,7 @@ class RunContext:
         self.stopped: RunStopped | None = None
         """Why the run cannot go on, such as its budget."""
         self._events = EventEmitter(stop_at_error_rate, emit=self.emit, clock=self.clock)
-        self._budget = services.budget
+        self.budget = services.budget
         self._seq = run.totals.last_seq
         self._active: dict[NodeId, tuple[StepKind, NodeUsage]] = {}
         self._compiled: dict[int, CompiledGraph] = {}
@@ -177,7 +177,7 @@ class RunContext:
             token=invocation.scope.token,
             emit=usage,
             waits=usage.waits,
-            budget=self._budget,
+            budget=self.budget,
             tenant=self.run.tenant,
             redactor=self.redactor,
         )

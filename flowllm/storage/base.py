@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from flowllm.core.errors import OwnershipLost
+from flowllm.core.portions import Portion, PortionGrant
 from flowllm.core.shares import Decide, Grant
-from flowllm.core.types import Json, NodeId, NodeStatus, RunId, RunStatus
+from flowllm.core.types import Budget, Json, NodeId, NodeStatus, RunId, RunStatus
 from flowllm.storage.browsing import Browsing
 from flowllm.storage.comparing import Comparing
 from flowllm.storage.following import Following
@@ -262,6 +263,14 @@ class Store(History, Browsing, Comparing, Following, PastReads, Ranges, ResultRe
 
     async def gauges(self, *, since: float, until: float = math.inf) -> list[Gauge]:
         """What was noted after the one wall clock time and not after the other, of all processes, oldest first."""
+        ...
+
+    # budgets
+
+    async def take_portion(self, run_id: RunId, budget: Budget, held: Portion, want: Portion | None) -> PortionGrant:
+        """Of a run's budget this process holds so much, with what its requests on their way set aside, and wants at least so
+        much more (None: nothing): it gets that, and some besides, if all that is spent and all that living processes hold leaves
+        it. Raises StoreError."""
         ...
 
     # shares of limits

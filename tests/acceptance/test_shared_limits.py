@@ -83,19 +83,19 @@ def fan(project: Project, server: Server, *, rows: int, **limits: object) -> str
 
 def test_two_runs_side_by_side_keep_to_one_limit(project: Project, server: Server) -> None:
     """They sent 457 under a limit of 240 a minute."""
-    server.limit(1200, burst=20)
-    flow = fan(project, server, rows=30, requests_per_minute=1200)
+    server.limit(1200, burst=40)  # twice what is kept to, as a busy machine bunches requests
+    flow = fan(project, server, rows=50, requests_per_minute=1200)
     going = [project.start("run", flow, "-i", f"run={name}") for name in ("one", "two")]
     with killed_at_exit(*going):
         assert [project.finish(process).code for process in going] == [0, 0]
     assert server.counts["refused"] == 0
-    assert server.counts["accepted"] == 60
+    assert server.counts["accepted"] == 100
 
 
 def test_a_run_that_was_killed_leaves_its_share_at_once_to_another_on_its_machine(
     project: Project, server: Server
 ) -> None:
-    server.limit(1200, burst=20)
+    server.limit(1200, burst=40)
     flow = fan(project, server, rows=60, requests_per_minute=1200)
     dead = project.start("run", flow, "-i", "run=one")
     with killed_at_exit(dead):

@@ -67,7 +67,7 @@ _DELETE: Final = (
     *texts.RELEASE,
     *(
         f"DELETE FROM {table} WHERE run_id = :this"
-        for table in ("attempts", "nodes", "waits", "ranges", "reports", "tags", "totals", "runs")
+        for table in ("attempts", "nodes", "waits", "ranges", "reports", "portions", "tags", "totals", "runs")
     ),
 )
 _DROP: Final = "DELETE FROM memo WHERE key = :this AND content_hash = :hash"

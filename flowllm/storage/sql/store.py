@@ -12,8 +12,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from flowllm.core.errors import OwnershipLost, StorageFailed, StoreError
+from flowllm.core.portions import Portion, PortionGrant
 from flowllm.core.shares import Decide, Grant
-from flowllm.core.types import Json, NodeId, NodeStatus, RunId, RunStatus
+from flowllm.core.types import Budget, Json, NodeId, NodeStatus, RunId, RunStatus
 from flowllm.storage.base import (
     AttemptRecord,
     Elsewhere,
@@ -28,7 +29,7 @@ from flowllm.storage.base import (
 )
 from flowllm.storage.liveness import SECOND_LOOK
 from flowllm.storage.monitoring import Gauge, Learned, SuspensionRecord
-from flowllm.storage.sql import actions, item_matching, shares, statements
+from flowllm.storage.sql import actions, item_matching, portions, shares, statements
 from flowllm.storage.sql.browsing import BrowsingReader
 from flowllm.storage.sql.engine import Engine
 from flowllm.storage.sql.faults import ownership_lost, run_not_found
@@ -299,6 +300,13 @@ class SqlStore(BrowsingReader, ComparingReader, FollowingReader, PastReader, Ran
             forget = (statements.FORGET_GAUGES, (now - GAUGES_KEPT,))
             thin = (statements.THIN_GAUGES, (since, self._thinned))
             self._writer.ride(Unit(rows=(*rows, forget, thin), rides=True), hurries=True)
+
+    # budgets
+
+    async def take_portion(self, run_id: RunId, budget: Budget, held: Portion, want: Portion | None) -> PortionGrant:
+        unit = portions.take_portion(run_id, budget, held, want, self.presence)
+        found: PortionGrant = await self._writer.write(unit)
+        return found
 
     # shares of limits
 

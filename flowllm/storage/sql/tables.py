@@ -260,6 +260,15 @@ reports = Table(
     Index("ix_reports_run_id", "run_id"),
 )
 
+portions = Table(
+    "portions",
+    metadata,
+    Column("run_id", Text, primary_key=True, nullable=False),
+    Column("process", BIG, primary_key=True, nullable=False, autoincrement=False),
+    Column("tokens", Float(53), nullable=False),
+    Column("usd", Float(53), nullable=False),
+)
+
 limit_scopes = Table(
     "limit_scopes",
     metadata,

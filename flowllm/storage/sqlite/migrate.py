@@ -34,7 +34,7 @@ from flowllm.storage.sqlite.connection import (
 from flowllm.storage.sqlite.faults import RESTORE, code_of, explain
 from flowllm.storage.sqlite.mounts import refuse_shared
 
-HEAD: Final = "0014"
+HEAD: Final = "0015"
 """The revision that this program reads and writes."""
 REVISIONS: Final = (
     "0001",
@@ -50,6 +50,7 @@ REVISIONS: Final = (
     "0011",
     "0012",
     "0013",
+    "0014",
     HEAD,
 )
 """All revisions that this program knows, oldest first."""

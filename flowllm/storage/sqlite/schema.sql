@@ -102,6 +102,13 @@ CREATE TABLE nodes (
 CREATE INDEX ix_nodes_change ON nodes (run_id, change_no);
 CREATE INDEX ix_nodes_failed ON nodes (run_id, status, parent, place) WHERE status = 'failed' AND place IS NOT NULL;
 CREATE INDEX ix_nodes_parent_place ON nodes (run_id, parent, place, epoch, status);
+CREATE TABLE portions (
+  run_id TEXT NOT NULL,
+  process INTEGER NOT NULL,
+  tokens FLOAT NOT NULL,
+  usd FLOAT NOT NULL,
+  PRIMARY KEY (run_id, process)
+);
 CREATE TABLE processes (
   process_id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
   token TEXT NOT NULL,
