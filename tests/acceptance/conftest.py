@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,3 +48,9 @@ def short_cooldown(monkeypatch: pytest.MonkeyPatch) -> None:
 def author(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> Author:
     monkeypatch.chdir(tmp_path)
     return Author(tmp_path, server)
+
+
+@pytest.fixture
+def unhurried() -> None:
+    """A test that takes minutes, on purpose."""
+    faulthandler.cancel_dump_traceback_later()

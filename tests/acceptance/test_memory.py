@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import faulthandler
 import random
 import subprocess
 import sys
@@ -111,12 +110,6 @@ def test_computed_rows_take_the_memory_of_a_window(way: str, project: Project) -
 
 
 # the large ones
-
-
-@pytest.fixture
-def unhurried() -> None:
-    """These take minutes, on purpose."""
-    faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.mark.soak
