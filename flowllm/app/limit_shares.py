@@ -36,6 +36,11 @@ class LimitShares:
         """When shares were balanced last."""
         self._going: asyncio.Task[None] | None = None
 
+    @property
+    def processes(self) -> int:
+        """How many use the same accounts, this one included."""
+        return self._limits.processes
+
     async def join(self, accounts: Mapping[Account, Iterable[str]], *, holder: Hashable) -> None:
         """Share these accounts, and wait until it is known what this process may use of them, and of these models; a model
         that is asked later begins with nothing. Raises StoreError."""

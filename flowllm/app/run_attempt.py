@@ -217,6 +217,7 @@ class RunAttempt:
     async def _watch(self, context: RunContext) -> None:
         """Once a second: keep how the run's accounts stand and what its nodes have waited, let observers say what is waited for, and go on with suspended
         nodes that were woken."""
+        shares = self._shared.shares
         while True:
             await self._clock.sleep(WATCHED_EVERY)
             if (lost := self._store.lost(context.lease)) is not None:
@@ -224,7 +225,7 @@ class RunAttempt:
                 return
             self._store.note_gauges(self._gauges())
             self._limiter.count_waits()
-            self._store.note_waits(context.lease, context.waits())
+            self._store.note_waits(context.lease, context.waits(1 if shares is None else shares.processes))
             with contextlib.suppress(StoreError):  # whoever writes next hears of it
                 if context.budget is not None:
                     await context.budget.look()

@@ -164,7 +164,8 @@ class SharedLimits(Generic[A]):
         self._ahead: float | None = None
         """Seconds by which the database's clock is ahead of ours."""
         self._asked = 0.0
-        self._processes = 1
+        self.processes = 1
+        """That use these accounts, as was told last."""
 
     def join(self, account: A, models: Iterable[str]) -> bool:
         """Share that account from now on; whether there is anything to be told before it is used. These models are
@@ -204,7 +205,7 @@ class SharedLimits(Generic[A]):
     def soon(self) -> float:
         """Seconds from one balance to the next."""
         found = (scope.soon for scopes in self._scopes.values() for scope in scopes.values())
-        return min([pause(self._processes), *found])
+        return min([pause(self.processes), *found])
 
     def decisions(self, leaving: Iterable[A] = ()) -> dict[str, Decide]:
         """What is to become of the rows of each of its scopes, by name."""
@@ -234,4 +235,4 @@ class SharedLimits(Generic[A]):
                 if (told := grants.get(name)) is not None and self._ahead is not None:
                     scope.take(told, self._asked, now, self._ahead)
             self._limiter.account(account).admit()
-        self._processes = max((grant.processes for grant in grants.values()), default=1)
+        self.processes = max((grant.processes for grant in grants.values()), default=1)

@@ -36,7 +36,9 @@ Execute: TypeAlias = "Callable[[RunContext, NodeInvocation], Awaitable[NodeRecor
 """Executes a node of any kind. Gives its record, durable; None if the run stopped before. Does not raise."""
 
 MOST_NOTED = 200
-"""Nodes of which it is noted while they are executed what they wait for."""
+"""Nodes of which it is noted while they are executed what they wait for: by all processes together, as each is a row a second."""
+LEAST_NOTED = 2
+"""By each process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,10 +160,11 @@ class RunContext:
         """The node is not executing any more."""
         self._active.pop(node_id, None)
 
-    def waits(self) -> dict[NodeId, dict[str, float]]:
-        """What nodes that are executing have waited so far, by reason: of as many as people look at, those that began first."""
-        now = self.clock.now()
-        found = ((node, usage.waits_at(now)) for node, (_, usage) in islice(self._active.items(), MOST_NOTED))
+    def waits(self, processes: int = 1) -> dict[NodeId, dict[str, float]]:
+        """What nodes that are executing have waited so far, by reason: of as many as people look at, those that began first.
+        `processes`: so many write that."""
+        now, most = self.clock.now(), max(LEAST_NOTED, MOST_NOTED // processes)
+        found = ((node, usage.waits_at(now)) for node, (_, usage) in islice(self._active.items(), most))
         return {node: waits for node, waits in found if waits}
 
     def in_flight(self) -> int:

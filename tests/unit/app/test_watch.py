@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from flowllm.core.types import RunStatus
+from collections.abc import Mapping
+
+import pytest
+
+from flowllm.app.limit_shares import LimitShares
+from flowllm.core.types import NodeId, RunStatus
 from tests.support.virtual import LoopClock, run_virtual
 from tests.support.virtual_app import opened
 from tests.support.waiting import approval_steps
@@ -33,6 +38,21 @@ def test_the_gauges_of_the_limiter_and_what_nodes_wait_are_noted_once_a_second()
         assert slots[:2] == [{"posts[2]": 1.0, "posts[3]": 1.0}, {"posts[2]": 2.0, "posts[3]": 2.0}]
         assert slots[2] == {"posts[2]": 2.5, "posts[3]": 2.5}
         assert all(":" in gauge.process and "simulated" in gauge.account for gauge in gauges)
+
+    run_virtual(main())
+
+
+def test_many_processes_together_note_as_many_waits_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LimitShares, "processes", 100)
+
+    async def main() -> None:
+        clock = LoopClock()
+        app = opened(clock)
+        app._shares = LimitShares(app._limiter, app.store.balance, clock)
+        noted: list[Mapping[NodeId, object]] = []
+        app.store.note_waits = lambda _, waits: noted.append(waits)
+        await app.run(workflow(SIMULATED.replace("[1, 2, 3, 4]", '"{{ range(40) | list }}"')))
+        assert max(map(len, noted)) == 2
 
     run_virtual(main())
 
