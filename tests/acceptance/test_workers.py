@@ -372,3 +372,12 @@ def test_what_items_save_is_written_once_by_the_process_that_has_the_run(project
     saved = {path.name: path.read_text() for path in (project.folder / "out").iterdir()}
     assert saved == {"a.txt": each[0], "a-b.txt": each[2], "b.txt": each[1] or each[3]}
     assert split["steps"]["each"]["counts"]["failed"] == 1
+
+
+def test_a_run_stops_at_its_error_rate_whichever_worker_has_the_failures(project: Project, server: Server) -> None:
+    json_lines(project.folder / "rows.jsonl", ({"text": f"[status=400] [sleep=0.1] {n}"} for n in range(400)))
+    file = two_steps(project, limits={**LIMITS, "stop_at_error_rate": "20%"})
+    outcome = project.cli("run", file, *OUT, "--workers", 2)
+    assert outcome.code == 1, outcome.said
+    assert "more than `stop_at_error_rate` allows" in outcome.err
+    assert len(server.requests) < 400

@@ -135,3 +135,15 @@ def test_a_run_that_goes_wrong_as_a_whole_ends_and_sends_nothing_more(concurrent
         assert statuses.count(NodeStatus.FAILED) == len(stage.provider.sent)
 
     run_virtual(main())
+
+
+def test_what_workers_counted_is_added_up_once() -> None:
+    here, there = FailureShare(stop_at=0.5), FailureShare()
+    for number in range(30):
+        there.count(failed=number % 2 == 0, item=True)
+    here.add(**there.take())
+    here.add(**there.take())
+    assert (here.ended, here.failed, here.items, here.share) == (30, 15, 30, 0.5)
+    assert not here.stop()
+    here.add(ended=1, failed=1, items=0)
+    assert here.stop()
