@@ -105,6 +105,7 @@ class RowSink:
                 await self._write()
 
     async def _write(self) -> None:
+        await self._store.confirm(self._lease)  # the database guards its rows, but nobody guards the file
         offset = await self._lines.flush(self._begins)
         if offset is not None:
             await self._store.mark_output(self._lease, offset)

@@ -83,6 +83,10 @@ class Store(History, Browsing, Comparing, Following, PastReads, Ranges, ResultRe
         is held for dead or the run is claimed again. Raises RunNotFound."""
         ...
 
+    async def confirm(self, lease: RunLease) -> None:
+        """Raises OwnershipLost if the lease is void: for what is written elsewhere than in the database."""
+        ...
+
     def lost(self, lease: RunLease) -> OwnershipLost | None:
         """The error if this process has found that others took it for dead, so that the lease is void: who waits for its share of
         a limit writes nothing, and would not hear of it."""

@@ -143,6 +143,9 @@ class SqlStore(BrowsingReader, ComparingReader, FollowingReader, PastReader, Ran
             raise run_not_found(run_id)
         return RunLease(run_id=run_id, epoch=epoch)
 
+    async def confirm(self, lease: RunLease) -> None:
+        await self._writer.write(Unit(leases=(lease,)))
+
     def lost(self, lease: RunLease) -> OwnershipLost | None:
         holder = self.presence.holder(lease.run_id)
         return None if holder in {None, self.presence.number} else ownership_lost(lease, -lease.epoch)

@@ -332,7 +332,10 @@ async def test_one_that_was_ended_hears_of_it_also_without_a_write(disk: SqlStor
     disk.presence._due = time.monotonic()
     await disk.commit(memo=answer("a"))  # a heartbeat comes with it
     assert isinstance(disk.lost(lease), OwnershipLost)
+    with pytest.raises(OwnershipLost):
+        await disk.confirm(lease)
     again = lease_of(await disk.claim_run(R1, ME))
     assert disk.lost(again) is None
+    await disk.confirm(again)
     await disk.finish_run(again, **DONE)
     assert disk.lost(again) is None
