@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from tests.support.processes import databases, equal, limits, runs
+from tests.support.processes import databases, equal, limits, ranges, runs
 
 
 def play(what: object, kind: str, seeds: Iterable[int]) -> None:
@@ -28,9 +28,14 @@ def test_equal_calls_are_sent_once_while_the_process_lives_that_sends_them(kind:
     play(equal, kind, seeds)
 
 
-@pytest.mark.parametrize(("kind", "seeds"), [("sqlite", range(3)), ("postgres", range(1))])
+@pytest.mark.parametrize(("kind", "seeds"), [("sqlite", [0, 3]), ("postgres", [2])])
 def test_one_limit_holds_for_all_processes_and_is_used(kind: str, seeds: Iterable[int]) -> None:
     play(limits, kind, seeds)
+
+
+@pytest.mark.parametrize(("kind", "seeds"), [("sqlite", [*range(6), 27]), ("postgres", [3])])
+def test_rows_are_executed_once_whatever_becomes_of_workers_and_coordinator(kind: str, seeds: Iterable[int]) -> None:
+    play(ranges, kind, seeds)
 
 
 @pytest.mark.soak
@@ -52,3 +57,10 @@ def test_equal_calls_of_hundreds_of_seeds_are_sent_once(block: int) -> None:
 def test_one_limit_holds_for_hundreds_of_seeds(block: int) -> None:
     play(limits, "sqlite", range(1000 + block * 12, 1012 + block * 12))
     play(limits, "postgres", range(1000 + block * 2, 1002 + block * 2))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("block", range(20))
+def test_rows_of_hundreds_of_seeds_are_executed_once(block: int) -> None:
+    play(ranges, "sqlite", range(1000 + block * 20, 1020 + block * 20))
+    play(ranges, "postgres", range(1000 + block * 2, 1002 + block * 2))

@@ -162,6 +162,10 @@ class Run:
         if process.stopped:
             process.go_on()
 
+    def more(self) -> dict[str, object]:
+        """What each attempt at the run is given besides."""
+        return {}
+
     # what a process does
 
     async def _bring_on(self, process: Process, app: FlowLLM) -> None:
@@ -174,9 +178,9 @@ class Run:
                 return
             try:
                 if found is not None:
-                    await app.resume(found.run_id, stop=process.stop)
+                    await app.resume(found.run_id, stop=process.stop, **self.more())
                 elif self.creator is process:
-                    await app.run(self.workflow, options=self.options, stop=process.stop)
+                    await app.run(self.workflow, options=self.options, stop=process.stop, **self.more())
             except (RunOwned, OwnershipLost):
                 pass
             await process.clock.sleep(PATIENCE)
@@ -206,13 +210,14 @@ async def live(seed: int, database: Database) -> World:
     async with world.open():
         runs = [Run(world, f"r{number}") for number in range(world.draw.randint(1, 3))]
         await asyncio.gather(*(run.keep() for run in runs))
-        if world.broken:
-            raise Broken(world.broken[0])
-        await _check(world, runs)
+        await finish(world, runs)
     return world
 
 
-async def _check(world: World, runs: list[Run]) -> None:
+async def finish(world: World, runs: list[Run]) -> None:
+    """Look at what came of it. Raises Broken."""
+    if world.broken:
+        raise Broken(world.broken[0])
     records: dict[str, RunRecord] = {}
 
     async def look(app: FlowLLM) -> None:

@@ -136,6 +136,7 @@ class World:
             loop_time(),
             self.database.in_loop_time(),
             patch.multiple("flowllm.app.flowllm", open_store=open_store, this_process=this_process),
+            patch("flowllm.app.run_worker.this_process", this_process),
         ):
             try:
                 yield self
@@ -163,6 +164,8 @@ class Process:
         self.fenced_with: int | None = None
         """So many requests may still go out that it put on record before others took its run."""
         self.sent = 0
+        self.at_death: list[Callable[[], object]] = []
+        """What the kernel does then."""
         self.at_work_since = 0.0
         """When it began, or went on."""
         self._stopped: list[tuple[float, float]] = []
@@ -207,6 +210,8 @@ class Process:
         """It is gone, as with SIGKILL."""
         self.dead, self.gate.shut = True, True
         self.died = self.world.now
+        for release in self.at_death:
+            release()
         self.world.repeats += len(self.open)
         self.world.server.hung_up(self)
 
