@@ -192,10 +192,6 @@ async def test_attempts_of_an_old_database_have_spent_what_is_known_of_them(old:
         "0008": (180.0, 0.0001, 0.0005),
         "0009": (180.0, 0.0001, 0.0005),
         "0010": (180.0, 0.0001, 0.0005),
-        "0011": (180.0, 0.0001, 0.0005),
-        "0012": (180.0, 0.0001, 0.0005),
-        "0013": (180.0, 0.0001, 0.0005),
-        "0014": (180.0, 0.0001, 0.0005),
     }
     spend = await store.spend(RunId("run2"))
     assert (spend.tokens, spend.known_usd, spend.reserved_usd) == expected[revision]

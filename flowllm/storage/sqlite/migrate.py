@@ -34,25 +34,9 @@ from flowllm.storage.sqlite.connection import (
 from flowllm.storage.sqlite.faults import RESTORE, code_of, explain
 from flowllm.storage.sqlite.mounts import refuse_shared
 
-HEAD: Final = "0015"
+HEAD: Final = "0011"
 """The revision that this program reads and writes."""
-REVISIONS: Final = (
-    "0001",
-    "0002",
-    "0003",
-    "0004",
-    "0005",
-    "0006",
-    "0007",
-    "0008",
-    "0009",
-    "0010",
-    "0011",
-    "0012",
-    "0013",
-    "0014",
-    HEAD,
-)
+REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", HEAD)
 """All revisions that this program knows, oldest first."""
 LOOKED_THROUGH: Final = 8 * 2**20
 """Bytes of a database up to which all of it is looked through whenever it is opened: a few hundredths of a second."""
