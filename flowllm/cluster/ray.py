@@ -36,6 +36,8 @@ DEATHS: Final = 4
 """How often in a row a worker is started again that dies soon,"""
 STEADY: Final = 60.0
 """within so many seconds."""
+TRIES: Final = 3
+"""How often a cluster that answers is connected to."""
 FINISHING: Final = 60.0
 """Seconds that workers get to finish what they have in flight."""
 REACHABLE: Final = 5.0
@@ -230,7 +232,15 @@ async def connect(opening: dict[str, Json]) -> None:
     if opening["host"]:
         await _reach(opening["host"], opening["port"])
     environment = {"working_dir": opening["stage"], "py_modules": [opening["package"]]}
-    ray.init(address=address, runtime_env=environment, **common)
+    for left in reversed(range(TRIES)):
+        try:
+            ray.init(address=address, runtime_env=environment, **common)
+        except ConnectionError:  # a busy head takes longer than Ray waits to start what serves a client
+            if not left:
+                raise
+            ray.shutdown()
+        else:
+            return
 
 
 async def _reach(host: str, port: int) -> None:
