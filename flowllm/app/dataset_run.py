@@ -58,6 +58,9 @@ class Printed:
             await asyncio.to_thread(_print, block)
         return None
 
+    def disown(self) -> None:
+        """See `Lines`."""
+
     def close(self) -> None:
         """See `Lines`."""
 

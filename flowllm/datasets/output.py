@@ -111,7 +111,7 @@ class OutputFile:
         self._temporary: Path | None = None
         self._offset = offset
         self._written = written or BitSet()
-        self._complete = False
+        self._disowned = self._complete = False
         """A file is made also if no line comes."""
         self._waiting: list[bytes] = []
         self._size = 0
@@ -250,6 +250,10 @@ class OutputFile:
             hint="make room, then go on with `flowllm resume`: the answers are in the database",
         )
 
+    def disown(self) -> None:
+        """Another process writes to it now: nothing of it is changed any more."""
+        self._disowned = True
+
     def close(self) -> None:
         """What was not flushed is left out; a resume writes it, behind all but the layout's end."""
         with self._writing:
@@ -263,7 +267,7 @@ class OutputFile:
     def _end(self, file: BinaryIO) -> None:
         if self._temporary is not None:  # it could not take its place
             self._temporary.unlink(missing_ok=True)
-        elif self._layout.tail and self._offset:
+        elif self._layout.tail and self._offset and not self._disowned:
             file.truncate(self._offset)
             file.seek(self._offset)
             file.write(self._layout.tail)

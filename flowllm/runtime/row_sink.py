@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Protocol
 
 from flowllm.core.clock import Clock
+from flowllm.core.errors import OwnershipLost
 from flowllm.core.tasks import start_task
 from flowllm.core.types import ROW, Json, NodeId, NodeStatus, item_index
 from flowllm.datasets.output import FULL, ReorderBuffer
@@ -38,6 +39,10 @@ class Lines(Protocol):
     async def flush(self, before: Callable[[], Awaitable[None]] | None = None) -> int | None:
         """Write what waits; how far the file is on disk afterwards, None if nothing of it is. `before` is awaited before a
         file takes the place of what stands there. Raises StorageFailed."""
+        ...
+
+    def disown(self) -> None:
+        """They are another process' now: nothing more is changed."""
         ...
 
     def close(self) -> None:
@@ -105,10 +110,14 @@ class RowSink:
                 await self._write()
 
     async def _write(self) -> None:
-        await self._store.confirm(self._lease)  # the database guards its rows, but nobody guards the file
-        offset = await self._lines.flush(self._begins)
-        if offset is not None:
-            await self._store.mark_output(self._lease, offset)
+        try:
+            await self._store.confirm(self._lease)  # the database guards its rows, but nobody guards the file
+            offset = await self._lines.flush(self._begins)
+            if offset is not None:
+                await self._store.mark_output(self._lease, offset)
+        except OwnershipLost:
+            self._lines.disown()
+            raise
 
     async def _begins(self) -> None:
         """From now on what stands there may be this run's."""

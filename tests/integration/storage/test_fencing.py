@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -15,12 +18,16 @@ from flowllm.app.worker import Worker
 from flowllm.core.clock import SystemClock
 from flowllm.core.errors import OwnershipLost, RunOwned, StorageFailed
 from flowllm.core.types import NodeId, RunId, RunStatus
-from flowllm.storage.base import NodeWrite
+from flowllm.datasets.layouts import layout_of
+from flowllm.datasets.output import OutputFile
+from flowllm.runtime.row_sink import RowSink
+from flowllm.storage.base import NodeWrite, RunLease
 from flowllm.storage.ranges import OfferedRange, RangeItem
 from flowllm.storage.sql import presence
 from flowllm.storage.sql import store as sql
 from flowllm.storage.sql.store import SqlStore
 from flowllm.storage.sql.writer import Failpoints
+from tests.support.items import item
 from tests.support.owners import Stranger, end, execute, silence
 from tests.support.records import ME, OTHER, lease_of, node, run
 
@@ -183,3 +190,36 @@ async def test_a_worker_stays_while_its_coordinator_is_silent_until_the_run_has_
     assert not await worker._over(R1)
     await store.finish_run(lease, status=RunStatus.INTERRUPTED, finished_at=1.0)
     assert await worker._over(R1)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_who_stood_still_and_has_lost_its_run_leaves_its_output_as_it_is(
+    store: SqlStore, tmp_path: Path, waits: bool
+) -> None:
+    """It would cut off what its successor has written, and this leave a hole."""
+    path, layout = tmp_path / "out.json", layout_of("out.json", ["a"], ["t"])
+    rows = [replace(item(place, "x", parent=NodeId("row")), item={"t": 1}, output={"a": 1}) for place in range(3)]
+
+    def sink(of: SqlStore, lease: RunLease, lines: OutputFile) -> RowSink:
+        return RowSink(lines, store=of, lease=lease, clock=SystemClock(), ordered=False, again=True)
+
+    lease = lease_of(await store.create_run(run("r1", owner=ME)))
+    stalled = sink(store, lease, OutputFile.begin(path, overwrite=False, layout=layout))
+    await stalled.ended(0, rows[0])
+    while not (offset := (await store.run(R1)).output_offset):
+        await asyncio.sleep(0.01)
+    end(store._engine)
+    other = SqlStore(store._engine, owner=OTHER)
+    claimed = lease_of(await other.claim_run(R1, OTHER))
+    goes_on = sink(other, claimed, OutputFile.resume(path, offset, layout=layout))
+    for row in rows[1:]:
+        await goes_on.ended(row.place or 0, row)
+    await goes_on.finish(complete=True)
+    written = path.read_bytes()
+    assert [line["index"] for line in json.loads(written)] == [0, 1, 2]
+    if waits:
+        await stalled.ended(1, rows[1])
+    with pytest.raises(OwnershipLost):
+        await stalled.finish(complete=False)
+    assert path.read_bytes() == written
+    await other.close()

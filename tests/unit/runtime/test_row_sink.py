@@ -58,6 +58,9 @@ class FakeLines:
     def complete(self) -> None:
         pass
 
+    def disown(self) -> None:
+        pass
+
     def close(self) -> None:
         self.closed = True
 
