@@ -8,7 +8,7 @@ import os
 import random
 import signal
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -84,12 +84,12 @@ class Kills:
         with contextlib.ExitStack() as stack:
             self._stack, self._late = stack, None
             self._start("run", *self.words)
-            until(self.project.run_ids, "the run", of=self._coordinator)
+            self._until(self.project.run_ids, "the run")
             (self._run_id,) = self.project.run_ids()
             for place, kind in enumerate(kinds):
                 moment = calls * (place + draw.random()) / (len(kinds) + 1)
                 self._keep_late(kinds)
-                until(lambda: len(self.server.requests) >= moment, f"request {moment:.0f}", of=self._coordinator)  # noqa: B023
+                self._until(lambda: len(self.server.requests) >= moment, f"request {moment:.0f}")  # noqa: B023
                 self.server.hold = FOREVER  # so that the run does not end meanwhile
                 hit = self._aim(kind, draw)
                 self.server.hold = 0
@@ -145,12 +145,26 @@ class Kills:
             assert self._coordinator.returncode == -signal.SIGKILL, f"it ended before it could be killed: {said}"
             ((epoch,),) = self.ask("SELECT epoch FROM runs")
             self._start("resume", self._run_id)
-            until(lambda: self.ask("SELECT epoch FROM runs") != [(epoch,)], "the next attempt", of=self._coordinator)
+            self._until(lambda: self.ask("SELECT epoch FROM runs") != [(epoch,)], "the next attempt")
         self.done.append(Kill(kind=kind, pids=pids, at=time.time()))
 
     def _until_found(self, find: Callable[..., list[int]], *values: int) -> list[int]:
-        until(lambda: find(*values), "somebody to kill", of=self._coordinator)
-        return find(*values)
+        found: list[int] = []
+
+        def there() -> bool:
+            found[:] = find(*values)
+            return bool(found)
+
+        self._until(there, "somebody to kill")
+        return found
+
+    def _until(self, true: Callable[[], object], what: str) -> None:
+        """Wait for what the run is to bring about."""
+        until(lambda: true() or self._coordinator.poll() is not None, what)
+        if self._coordinator.poll() is not None and not true():
+            raise AssertionError(
+                f"it ended, and not with {what}: {self.project.finish(self._coordinator).said} {self.done[-3:]}"
+            )
 
     def _with_items(self, late: int = 0) -> list[int]:
         return sorted(pid for (pid,) in self.ask(_WITH_ITEMS) if pid != late and alive(pid))
@@ -201,17 +215,17 @@ class Kills:
 
     def _check_lost(self, in_flight: int) -> None:
         """What is unknown was cut off by a kill of its process, and each cut off no more than may be in flight."""
-        lost: Counter[int] = Counter()
+        lost: defaultdict[int, list[tuple[int, float]]] = defaultdict(list)
         attempts = (
             "SELECT pid, started_at FROM attempts JOIN processes ON process_id = process WHERE status = 'unknown'"
         )
         for pid, at in self.ask(attempts):
             by = [place for place, kill in enumerate(self.done) if kill.at >= at and kill.cuts_off(pid)]
             assert by, f"a request of process {pid}, which was not killed then, is lost"
-            lost[by[0]] += 1
-        self.lost = lost
-        most = {place: times for place, times in lost.items() if times > in_flight}
-        assert not most, f"more is lost than was in flight: {[(self.done[place], most[place]) for place in most]}"
+            lost[by[0]].append((pid, at))
+        self.lost = {place: len(cut) for place, cut in lost.items()}
+        most = [(self.done[place], cut) for place, cut in lost.items() if len(cut) > in_flight]
+        assert not most, f"more is lost than was in flight: {most} of {self.done}"
 
     def _check_totals(self, nodes: int) -> None:
         ((succeeded, running, failed, requests, unknown),) = self.ask(
