@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from tests.support.processes import databases, equal, limits, ranges, runs
+from tests.support.processes import databases, equal, graphs, limits, ranges, runs
 
 
 def play(what: object, kind: str, seeds: Iterable[int]) -> None:
@@ -38,6 +38,11 @@ def test_rows_are_executed_once_whatever_becomes_of_workers_and_coordinator(kind
     play(ranges, kind, seeds)
 
 
+@pytest.mark.parametrize(("kind", "seeds"), [("sqlite", [5, 6, 7]), ("postgres", [9])])
+def test_random_graphs_come_out_right_with_workers(kind: str, seeds: Iterable[int]) -> None:
+    play(graphs, kind, seeds)
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("block", range(20))
 def test_runs_of_hundreds_of_seeds_are_gone_on_with_by_other_processes(block: int) -> None:
@@ -64,3 +69,10 @@ def test_one_limit_holds_for_hundreds_of_seeds(block: int) -> None:
 def test_rows_of_hundreds_of_seeds_are_executed_once(block: int) -> None:
     play(ranges, "sqlite", range(1000 + block * 20, 1020 + block * 20))
     play(ranges, "postgres", range(1000 + block * 2, 1002 + block * 2))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("block", range(20))
+def test_random_graphs_of_hundreds_of_seeds_come_out_right_with_workers(block: int) -> None:
+    play(graphs, "sqlite", range(1000 + block * 20, 1020 + block * 20))
+    play(graphs, "postgres", range(1000 + block * 2, 1002 + block * 2))

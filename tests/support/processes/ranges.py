@@ -132,9 +132,9 @@ class Over(Run):
             able = [one for one in world.processes if one not in self.crew and not (one.dead or one.done)]
             if faults and able:
                 faults -= 1
-                await self._disturb(draw.choice(able))
+                await self.disturb(draw.choice(able))
         for process in joined:
-            self._go_on(process)
+            self.go_on(process)
             process.stop.request("sim")
 
     async def _work(self, process: Process, app: FlowLLM) -> None:

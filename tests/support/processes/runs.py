@@ -22,8 +22,8 @@ from tests.support.workflows import workflow
 ENDED = {RunStatus.SUCCEEDED, RunStatus.FAILED}
 TAKEN_OVER = 15.0
 """Seconds in which somebody has a run whose process was killed."""
-AT_ONCE = 2.0
-"""The same where one of those who want it is of the same machine."""
+AT_ONCE = 5.0
+"""The same where one of those who want it is of the same machine: as soon as it has looked twice at the process before."""
 HANGS = 3600.0
 """Seconds in which all has ended, if it ever does."""
 PATIENCE = 0.5
@@ -118,9 +118,9 @@ class Run:
                 raise Broken(f"P10: {self.name} does not come to its end")
             if self.faults and draw.random() < 0.5:
                 self.faults -= 1
-                await self._disturb(draw.choice(self._busy() or self.crew))
+                await self.disturb(draw.choice(self._busy() or self.crew))
         for one in self.crew:
-            self._go_on(one)
+            self.go_on(one)
             if not one.dead and (await asyncio.wait([one.task], timeout=HANGS))[1]:
                 self.world.break_(f"P10: {one} does not come to its end")
 
@@ -139,14 +139,14 @@ class Run:
             self.world.break_(f"{type(error).__name__}: {error}")
             self.ended = True
 
-    async def _disturb(self, process: Process) -> None:
+    async def disturb(self, process: Process) -> None:
         draw = self.world.draw
         match draw.choice(["kill", "kill", "pause", "pause", "stop", "cancel"]):
             case "kill":
                 process.kill()
             case "pause" if not process.stopped:
                 process.pause()
-                asyncio.get_running_loop().call_later(draw.choice([3.0, 20.0, 90.0]), self._go_on, process)
+                asyncio.get_running_loop().call_later(draw.choice([3.0, 20.0, 90.0]), self.go_on, process)
             case "stop":
                 process.stop.request("sim")
                 await asyncio.sleep(draw.random())
@@ -158,7 +158,7 @@ class Run:
                 process.task.cancel()
 
     @staticmethod
-    def _go_on(process: Process) -> None:
+    def go_on(process: Process) -> None:
         if process.stopped:
             process.go_on()
 
@@ -181,8 +181,10 @@ class Run:
                     await app.resume(found.run_id, stop=process.stop, **self.more())
                 elif self.creator is process:
                     await app.run(self.workflow, options=self.options, stop=process.stop, **self.more())
-            except (RunOwned, OwnershipLost):
+            except RunOwned:
                 pass
+            except OwnershipLost:
+                process.at_work_since = self.world.now
             await process.clock.sleep(PATIENCE)
 
     async def _found(self, app: FlowLLM) -> RunRecord | None:
@@ -204,12 +206,38 @@ class Run:
                     )
 
 
-async def live(seed: int, database: Database) -> World:
+async def join(world: World, runs: list[Run]) -> None:
+    """Workers that come late, to all of these runs, to which things happen as well."""
+    draw = world.draw
+    loaded = {run.name: run.workflow for run in runs}
+    workers: list[Process] = []
+
+    async def work(process: Process, app: FlowLLM) -> None:
+        app._stored = lambda run, _: loaded[run.workflow]
+        await app.work(stop=process.stop)
+
+    for _ in range(draw.randint(1, 3)):
+        await asyncio.sleep(4.0 * draw.random())
+        workers.append(process := world.process())
+        process.start(lambda app, process=process: work(process, app))
+    faults = draw.randint(0, 3)
+    while not all(run.ended for run in runs):
+        await asyncio.sleep(6.0 * draw.random())
+        able = [one for one in workers if not (one.dead or one.done)]
+        if faults and able:
+            faults -= 1
+            await runs[0].disturb(draw.choice(able))
+    for process in workers:
+        Run.go_on(process)
+        process.stop.request("sim")
+
+
+async def live(seed: int, database: Database, *, workers: bool = False) -> World:
     """Runs from their beginning to their end. Raises Broken."""
     world = World(seed, database, Server)
     async with world.open():
         runs = [Run(world, f"r{number}") for number in range(world.draw.randint(1, 3))]
-        await asyncio.gather(*(run.keep() for run in runs))
+        await asyncio.gather(*(run.keep() for run in runs), *([join(world, runs)] if workers else []))
         await finish(world, runs)
     return world
 
