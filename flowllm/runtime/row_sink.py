@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Protocol
 
@@ -16,6 +17,8 @@ from flowllm.storage.base import NodeRecord, RunLease, Store
 
 EVERY = 0.5
 """Seconds from one write of lines, with its place on record, to the next."""
+RECENT = 5.0
+"""Seconds for which it is believed that the run still is this process's: well below what others wait before they take it."""
 HELD = 256
 """Rows that wait for their turn in memory; others are read again when it has come."""
 
@@ -111,13 +114,20 @@ class RowSink:
 
     async def _write(self) -> None:
         try:
-            await self._store.confirm(self._lease)  # the database guards its rows, but nobody guards the file
+            await self._confirm()
             offset = await self._lines.flush(self._begins)
             if offset is not None:
                 await self._store.mark_output(self._lease, offset)
         except OwnershipLost:
             self._lines.disown()
             raise
+
+    async def _confirm(self) -> None:
+        """The database guards its rows, but nobody guards the file. What was confirmed before this process stood still counts no more."""
+        began = -math.inf
+        while abs(self._clock.now() - began) > RECENT:
+            began = self._clock.now()
+            await self._store.confirm(self._lease)
 
     async def _begins(self) -> None:
         """From now on what stands there may be this run's."""

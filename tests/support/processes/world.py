@@ -84,8 +84,10 @@ class World:
         done = [job for job in jobs if job.error is None]
         for job in done:
             process.noted(job)
-        if process.store.presence.number is not None:
-            self.registered[process.store.presence.number] = process
+        number = process.store.presence.number
+        if number is not None and number not in self.registered:
+            self.registered[number] = process
+            process.fenced_with = None
         query = "SELECT process_id FROM processes WHERE ended_at IS NOT NULL"
         ended = {number for (number,) in self.database.rows(query)}
         for number in sorted(ended - self.ended):
