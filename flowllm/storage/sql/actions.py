@@ -194,7 +194,7 @@ def join_run(run_id: RunId, presence: Presence) -> Unit:
 
 def give_back(run_id: RunId, number: int) -> Unit:
     """A run that this process took and does not want."""
-    return Unit(action=_changes(_GIVE_BACK, {"this": to_text(run_id), "process": number}), rides=True)
+    return Unit(action=_changes(_GIVE_BACK, {"this": to_text(run_id), "process": number}))
 
 
 def delete_runs(run_ids: Sequence[RunId], machine: Machine, silent_since: Mapping[RunId, float]) -> Unit:

@@ -373,7 +373,8 @@ class SqlStore(BrowsingReader, ComparingReader, FollowingReader, PastReader, Ran
         except asyncio.CancelledError:
             if (number := self.presence.holder(run_id)) is not None:
                 self.presence.drop(run_id)
-                self._writer.ride(actions.give_back(run_id, number), hurries=True)
+                with contextlib.suppress(StoreError):  # it is free once nothing was heard of this process for a while
+                    await self._writer.write(actions.give_back(run_id, number))
             raise
         except StorageFailed:
             self.presence.drop(run_id)
