@@ -138,7 +138,7 @@ def test_the_page_hears_of_what_is_written(project: Project, server: Server, url
 
 
 async def test_a_page_over_an_older_database_says_what_brings_it_up_to_date(url: str) -> None:
-    ask(url, "UPDATE alembic_version SET version_num = '0011'")
+    ask(url, "UPDATE alembic_version SET version_num = '0010'")
     shown = Database(url, clock=SystemClock())
     with pytest.raises(UsageError, match="made by an older flowllm") as caught:
         await shown.store()
