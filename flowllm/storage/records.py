@@ -110,7 +110,8 @@ class NodeRecord:
     started_at: float | None = None
     finished_at: float | None = None
     seq: int = 0
-    """Order of completion in the run, from 1; 0 for one that has not ended. No two nodes of a run share one."""
+    """Order of completion among the nodes that one process executes of the run, from 1; 0 for one that has not ended. Nodes that
+    several workers execute may share one."""
     parent: str = ""
     """The node that it is an item of, or a step within; empty at the top."""
     place: int | None = None
