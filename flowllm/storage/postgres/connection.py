@@ -113,6 +113,7 @@ class PostgresConnection:
         try:
             self._raw = self._run(self._connected(connect))
         except BaseException:
+            self._run(_settled())
             self._loop.close()
             raise
 
@@ -325,6 +326,12 @@ class PostgresConnection:
                 await self._raw.close(timeout=1.0)
             except Exception:  # noqa: BLE001 - whatever it is, the connection is no longer ours
                 self._raw.terminate()
+        await _settled()
+
+
+async def _settled() -> None:
+    """Transports that were ended close in the next rounds of their loop."""
+    for _ in range(3):
         await asyncio.sleep(0)
 
 

@@ -105,10 +105,20 @@ class Run:
         self.ended = False
 
     async def keep(self) -> None:
-        """Until it has ended."""
+        """Until it has ended, also where somebody resumed it who did not hear of its end, and was stopped."""
         draw = self.world.draw
         await asyncio.sleep(draw.choice([0.0, 20.0 * draw.random()]))
-        wanted = draw.randint(1, 3)
+        await self._bring_to_its_end(draw.randint(1, 3))
+        while self._stopped_after_its_end():
+            self.ended = False
+            await self._bring_to_its_end(1)
+
+    def _stopped_after_its_end(self) -> bool:
+        found = self.world.database.rows(f"SELECT status FROM runs WHERE workflow = '{self.name}'")
+        return bool(found) and RunStatus(found[0][0]) is RunStatus.INTERRUPTED
+
+    async def _bring_to_its_end(self, wanted: int) -> None:
+        draw = self.world.draw
         while not self.ended:
             self.crew = [one for one in self.crew if not (one.dead or one.done)]
             while len(self.crew) < wanted:
