@@ -6,7 +6,7 @@ import asyncio
 import struct
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -54,7 +54,8 @@ class Pooler:
             writer.close()
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()
-        await asyncio.sleep(0)
+        for _ in range(4):  # they end, and then their transports do
+            await asyncio.sleep(0)
 
     async def _connected(self) -> tuple[Stream, bytes]:
         """A connection to the server, and what it says at its beginning."""
@@ -80,7 +81,7 @@ class Pooler:
                 return stream, said
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(asyncio.IncompleteReadError, ConnectionError):
+        with closing(writer), suppress(asyncio.IncompleteReadError, ConnectionError):
             length, _ = struct.unpack(">II", await reader.readexactly(8))
             await reader.readexactly(length - 8)
             writer.write(self._servers[0][1])
@@ -89,7 +90,6 @@ class Pooler:
                 if kind == b"X":
                     break
                 await self._transaction(message, reader, writer)
-        writer.close()
 
     async def _transaction(self, message: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         server = await self._free.get()  # the one that was given back longest ago

@@ -68,7 +68,7 @@ class Web:
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.open += 1
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+        with contextlib.closing(writer), contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             while True:
                 asked = await self._request(reader)
                 self.asked.append(asked)
@@ -85,7 +85,6 @@ class Web:
                 if not data or b"connection: close" in data.partition(b"\r\n\r\n")[0].lower():
                     break
         self.open -= 1
-        writer.close()
 
     async def _request(self, reader: asyncio.StreamReader) -> Asked:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").removesuffix("\r\n\r\n")
