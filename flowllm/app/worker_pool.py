@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 from flowllm.core.records import dataclass
+from flowllm.core.streams import next_line
 from flowllm.core.tasks import start_task
 from flowllm.core.types import RunId
 
@@ -21,8 +22,6 @@ PATIENCE: Final = 10.0
 """Seconds that a worker gets to end once nothing is left for it to do."""
 WRONG_USAGE: Final = 2
 """The exit code of a worker that cannot work at this run: to start it again would change nothing."""
-_KEPT: Final = 2_000
-"""Characters of a line of a worker's that are told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,21 +162,10 @@ class LocalWorkers(Workers):
         said = ""
         try:
             assert process.stderr is not None  # noqa: S101 - it is a pipe
-            while line := await _line(process.stderr):
+            while line := await next_line(process.stderr):
                 said = line
                 self._say(number, line, events)
             return await process.wait(), said
         finally:
             del self._processes[process.pid]
             events.gone()
-
-
-async def _line(stream: asyncio.StreamReader) -> str:
-    """The next line that is not empty; "" at the end."""
-    while True:
-        try:
-            line = await stream.readline()
-        except ValueError:  # longer than what is read at a time
-            continue
-        if not line or line.strip():
-            return line.decode(errors="replace").strip()[:_KEPT]

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Final
 
 import flowllm
+from flowllm.core.streams import next_line
 
-LONGEST_LINE: Final = 2_000
-"""Characters of what it says that are told."""
 PATIENCE: Final = (10.0, 1.0)
 """Seconds in which it ends once it is told to, and told not to finish what it has in flight."""
 
@@ -46,7 +45,7 @@ class WorkerActor:
         ending = asyncio.ensure_future(self._end(process))
         try:
             assert process.stderr is not None  # noqa: S101 - it is a pipe
-            while line := await _line(process.stderr):
+            while line := await next_line(process.stderr):
                 said = line
                 self._say(line)
             return await process.wait(), said
@@ -90,14 +89,3 @@ class WorkerActor:
 def _send(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         process.send_signal(number)
-
-
-async def _line(stream: asyncio.StreamReader) -> str:
-    """The next line that is not empty; "" at the end."""
-    while True:
-        try:
-            line = await stream.readline()
-        except ValueError:  # longer than what is read at a time
-            continue
-        if not line or line.strip():
-            return line.decode(errors="replace").strip()[:LONGEST_LINE]

@@ -33,10 +33,10 @@ def test_what_is_none_says_how_one_is_written(given: str) -> None:
 
 
 def test_files_lie_beside_each_other_as_they_do_here() -> None:
-    files = ["/home/me/work/flow.yaml", "/home/me/work/steps/train.py", "/home/me/shared/tools.py"]
+    files = ["/srv/flows/flow.yaml", "/srv/flows/steps/train.py", "/srv/lib/tools.py"]
     assert travelling(files) == {
-        "/home/me/work/flow.yaml": "work/flow.yaml",
-        "/home/me/work/steps/train.py": "work/steps/train.py",
-        "/home/me/shared/tools.py": "shared/tools.py",
+        "/srv/flows/flow.yaml": "flows/flow.yaml",
+        "/srv/flows/steps/train.py": "flows/steps/train.py",
+        "/srv/lib/tools.py": "lib/tools.py",
     }
     assert travelling([]) == {}
